@@ -1,0 +1,38 @@
+"""PACED distillation for verl, as a plugin.
+
+verl imports this module in every one of its processes (entry-point group ``verl.plugins``), so it stays light: it
+only leaves notes saying what to register once verl, Hydra or vLLM are themselves imported. A process that never
+runs a ``paced`` configuration pays a few milliseconds and behaves as before.
+"""
+
+import os
+
+import wrapt
+
+__version__ = "0.1.0"
+
+
+@wrapt.when_imported("hydra")
+def _register_search_path(_module: object) -> None:
+    """Let ``+paced=two_stage`` compose: add the wheel's ``configs`` to Hydra's search path."""
+    from hydra.core.plugins import Plugins
+
+    from paced_verl.launch import PacedSearchPath
+
+    Plugins.instance().register(PacedSearchPath)
+
+
+@wrapt.when_imported("verl.trainer.distillation.losses")
+def _register_loss(_module: object) -> None:
+    """Make ``distillation.distillation_loss.loss_mode=paced`` known wherever verl builds its distillation config."""
+    import paced_verl.loss  # noqa: F401
+
+
+@wrapt.when_imported("verl.trainer.ppo.v1")
+def _register_trainers(_module: object) -> None:
+    """Make ``trainer.v1.trainer_mode=paced_sync`` known in the process that builds the trainer."""
+    import paced_verl.trainer  # noqa: F401
+
+
+if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
+    import paced_verl.platform_cpu  # noqa: F401
