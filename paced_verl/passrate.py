@@ -1,0 +1,188 @@
+"""How often the student solves each prompt: k successes of n samples, 12 bytes a prompt."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+_FORMAT = b"1"
+LOW, HIGH = 0.2, 0.8
+"""The frontier of competence is LOW <= p <= HIGH, as in the paper's figures and its hard-filter baseline."""
+
+
+class PassRateTable:
+    """Counts for prompts 0 … size−1.
+
+    successes, samples: float32[size]; fractions once counts have decayed.
+    last_seen: int32[size], the training step of the last observation, −1 for never.
+    decay: what an old count is multiplied by when its prompt is observed again; 1 keeps everything.
+    """
+
+    def __init__(self, size: int, decay: float = 1.0) -> None:
+        if size < 1:
+            raise ValueError(f"pass rates: a table needs at least one prompt, got size={size}")
+        if not 0 <= decay <= 1:
+            raise ValueError(f"pass rates: decay must lie in [0, 1], got {decay}")
+        self.decay = decay
+        self.successes = np.zeros(size, np.float32)
+        self.samples = np.zeros(size, np.float32)
+        self.last_seen = np.full(size, -1, np.int32)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def observe(self, prompts: npt.ArrayLike, successes: npt.ArrayLike, samples: npt.ArrayLike, step: int) -> None:
+        """Add counts at a training step; three arrays of one shape.
+
+        A prompt may occur several times: its counts add up, and its old counts decay once. An entry with 0 samples is
+        no observation. Raises ValueError, and changes nothing, for shapes that differ, prompts out of range, or counts
+        that break 0 <= successes <= samples.
+        """
+        prompts = np.asarray(prompts)
+        k, n = np.asarray(successes, np.float64), np.asarray(samples, np.float64)
+        if not prompts.shape == k.shape == n.shape:
+            raise ValueError(
+                f"pass rates: shapes differ: prompts {prompts.shape}, successes {k.shape}, samples {n.shape}"
+            )
+        if not prompts.size:
+            return
+        if not np.issubdtype(prompts.dtype, np.integer):
+            raise ValueError(f"pass rates: prompts must be integers, got {prompts.dtype}")
+        if prompts.min() < 0 or prompts.max() >= len(self):
+            raise ValueError(
+                f"pass rates: prompts must lie in 0..{len(self) - 1}, got {prompts.min()}..{prompts.max()}; "
+                "does the table belong to this data set?"
+            )
+        wrong = ~((k >= 0) & (k <= n) & (n < np.inf))
+        if wrong.any():
+            i = np.flatnonzero(wrong.ravel())[0]
+            raise ValueError(
+                "pass rates: need 0 <= successes <= samples, got "
+                f"{k.ravel()[i]} of {n.ravel()[i]} for prompt {prompts.ravel()[i]}"
+            )
+        tried = n > 0
+        rows, where = np.unique(prompts[tried], return_inverse=True)
+        self.successes[rows] = self.successes[rows] * self.decay + np.bincount(where, k[tried], len(rows))
+        self.samples[rows] = self.samples[rows] * self.decay + np.bincount(where, n[tried], len(rows))
+        self.last_seen[rows] = step
+
+    def reset(self) -> None:
+        """Forget everything, e.g. before pass rates are estimated anew."""
+        self.successes[:] = 0
+        self.samples[:] = 0
+        self.last_seen[:] = -1
+
+    def rates(self) -> npt.NDArray[np.float32]:
+        """Pass rates float32[size], NaN for a prompt without samples."""
+        unseen = np.full(len(self), np.nan, np.float32)
+        return np.divide(self.successes, self.samples, out=unseen, where=self.samples > 0)
+
+    def staleness(self, step: int) -> float:
+        """Mean number of steps since a prompt was last observed, over the observed ones; NaN if there are none."""
+        seen = self.samples > 0
+        return step - float(self.last_seen.mean(where=seen)) if seen.any() else float("nan")
+
+    def summary(self) -> dict[str, Any]:
+        """``mean``, ``low`` (p < .2), ``frontier``, ``high`` (p > .8): shares of the observed prompts, NaN without any;
+        ``unseen``: share of all prompts; ``histogram``: number of prompts in 10 equal bins of p (1 is in the last)."""
+        rates = self.rates()  # NaN is neither >= nor > anything
+        at_least = [int(np.count_nonzero(rates >= edge / 10)) for edge in range(10)]
+        seen = at_least[0] or np.nan
+        low, high = np.count_nonzero(rates < LOW), np.count_nonzero(rates > HIGH)
+        return {
+            "mean": float(np.nansum(rates, dtype=np.float64)) / seen,
+            "low": low / seen,
+            "frontier": (at_least[0] - low - high) / seen,
+            "high": high / seen,
+            "unseen": 1 - at_least[0] / len(self),
+            "histogram": [count - above for count, above in zip(at_least, [*at_least[1:], 0], strict=True)],
+        }
+
+    def save(self, path: str | os.PathLike[str], fingerprint: str | None = None) -> None:
+        """Write a parquet file, all of it or nothing; ``fingerprint`` names the data set the counts belong to."""
+        metadata = {b"paced_verl.format": _FORMAT, b"paced_verl.decay": repr(self.decay).encode()}
+        if fingerprint is not None:
+            metadata[b"paced_verl.fingerprint"] = fingerprint.encode()
+        table = pa.table(
+            {
+                "prompt": np.arange(len(self), dtype=np.int32),
+                "successes": self.successes,
+                "samples": self.samples,
+                "last_seen": self.last_seen,
+            }
+        ).replace_schema_metadata(metadata)
+        path = Path(path)
+        unfinished = path.with_name(path.name + ".tmp")
+        pq.write_table(
+            table,
+            unfinished,
+            compression="zstd",
+            use_dictionary=["successes", "samples", "last_seen"],
+            column_encoding={"prompt": "DELTA_BINARY_PACKED"},
+            write_page_checksum=True,
+        )
+        os.replace(unfinished, path)
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], expected_size: int | None = None, fingerprint: str | None = None
+    ) -> "PassRateTable":
+        """Read what `save` wrote, or a parquet file made by hand with columns prompt, successes, samples.
+
+        A file made by hand may hold its rows in any order and, if ``expected_size`` says how many prompts there are,
+        some of the prompts only; the others are unseen. Raises FileNotFoundError, or ValueError if the file is damaged,
+        is not such a table, or belongs to a data set of another size or fingerprint.
+        """
+        path = Path(path)
+        try:
+            columns = pq.read_table(path, page_checksum_verification=True)
+        except FileNotFoundError:
+            raise
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(
+                f"{path}: expected a parquet table of pass rates, but it cannot be read ({error}); "
+                "the file is damaged or of another kind: restore it, or estimate the pass rates again"
+            ) from error
+        missing = {"prompt", "successes", "samples"} - set(columns.column_names)
+        if missing:
+            raise ValueError(
+                f"{path}: expected columns prompt, successes, samples, but {', '.join(sorted(missing))} is missing "
+                f"(found {', '.join(columns.column_names)}); rename the columns or estimate the pass rates again"
+            )
+        metadata = columns.schema.metadata or {}
+        complete = b"paced_verl.format" in metadata
+        if complete and metadata[b"paced_verl.format"] != _FORMAT:
+            raise ValueError(
+                f"{path}: expected format {_FORMAT.decode()}, found {metadata[b'paced_verl.format'].decode()}; "
+                "it was written by another version of paced-verl: use that version or estimate the pass rates again"
+            )
+        stored = metadata.get(b"paced_verl.fingerprint", b"").decode()
+        if fingerprint and stored and stored != fingerprint:
+            raise ValueError(
+                f"{path}: expected pass rates of data set {fingerprint}, found those of {stored}; "
+                "point to the table of this data set or estimate the pass rates again"
+            )
+        size = columns.num_rows if expected_size is None else expected_size
+        if complete and size != columns.num_rows:
+            raise ValueError(
+                f"{path}: expected {size} prompts, found {columns.num_rows}; "
+                "point to the table of this data set or estimate the pass rates again"
+            )
+        table = cls(size, float(metadata.get(b"paced_verl.decay", b"1.0")))
+        try:
+            prompts = columns["prompt"].to_numpy()
+            if len(np.unique(prompts)) != len(prompts):
+                raise ValueError("a prompt occurs in more than one row")
+            table.observe(prompts, columns["successes"].to_numpy(), columns["samples"].to_numpy(), step=0)
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{path}: expected each prompt once, within 0..{size - 1}, and 0 <= successes <= samples, but {error}; "
+                "correct the file or estimate the pass rates again"
+            ) from error
+        if "last_seen" in columns.column_names:
+            table.last_seen[prompts] = columns["last_seen"].to_numpy()
+        return table
