@@ -1,0 +1,144 @@
+"""Divergences between two (n, k+1) tensors of log-probabilities: k tokens, and the tail, all other tokens as one.
+
+``T`` is the teacher, ``S`` the student. Merging tokens into a tail can only lose information (data processing
+inequality), so the KLs and the JSD are never negative, never above their value over the whole vocabulary, and equal to
+it at k = V. A divergence of one's own is a function and a name:
+
+    @register_divergence("total_variation")
+    def total_variation(student, teacher):
+        return (teacher.exp() - student.exp()).abs().sum(-1) / 2
+"""
+
+import difflib
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+Divergence = Callable[..., torch.Tensor]
+
+# What log 0 counts as: the log of the smallest normal float32 number. 0 · log 0 then comes out as 0 (1e-36), and a
+# divergence that punishes a zero is large, not infinite.
+LOG_ZERO = math.log(torch.finfo(torch.float32).tiny)
+
+_REGISTRY: dict[str, Divergence] = {}
+
+
+def register_divergence(name: str) -> Callable[[Divergence], Divergence]:
+    """Register ``f(student, teacher, **params) -> (n,)`` under a name, for the configuration and ``get_divergence``.
+
+    ``f`` receives finite (n, k+1) log-probabilities in float32 (or float64), the teacher's without gradient: the
+    registered function casts, detaches and replaces −inf by ``LOG_ZERO`` first. Those entries get no gradient.
+
+    Raises:
+        ValueError: if the name is taken.
+    """
+
+    def decorate(f: Divergence) -> Divergence:
+        if name in _REGISTRY:
+            raise ValueError(f"a divergence named {name!r} is already registered")
+
+        @functools.wraps(f)
+        def divergence(student: torch.Tensor, teacher: torch.Tensor, **params: Any) -> torch.Tensor:
+            return f(_finite(student), _finite(teacher.detach()), **params)
+
+        _REGISTRY[name] = divergence
+        return divergence
+
+    return decorate
+
+
+def get_divergence(name: str) -> Divergence:
+    """The divergence of that name.
+
+    Raises:
+        ValueError: if there is none; it lists the names there are, and the nearest one.
+    """
+    if name not in _REGISTRY:
+        near = difflib.get_close_matches(name, _REGISTRY, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"no divergence {name!r}.{hint} There are: {', '.join(sorted(_REGISTRY))}")
+    return _REGISTRY[name]
+
+
+def _finite(log_probs: torch.Tensor) -> torch.Tensor:
+    log_probs = log_probs.to(torch.promote_types(log_probs.dtype, torch.float32))
+    return log_probs.masked_fill(log_probs == -torch.inf, LOG_ZERO)
+
+
+def teacher_categories(log_probs: torch.Tensor, vocab_size: int) -> torch.Tensor:
+    """Append the tail, log(1 − Σ p), to the teacher's top-k log-probabilities.
+
+    Below the resolution of its dtype the teacher's tail cannot be known (rounding may even push Σ p above 1). It is
+    then taken to be that resolution, ``finfo(dtype).eps``, and the k+1 categories are divided by their sum.
+
+    Args:
+        log_probs: (n, k), any floating dtype.
+        vocab_size: V. At k = V there is no tail: its column is −inf and the others stay as they are.
+
+    Returns:
+        (n, k+1) float32 (float64 for float64) whose exp sums to 1.
+    """
+    dtype = torch.promote_types(log_probs.dtype, torch.float32)
+    if log_probs.shape[-1] == vocab_size:
+        return torch.nn.functional.pad(log_probs.to(dtype), (0, 1), value=-torch.inf)
+    exact = log_probs.double()
+    mass = exact.exp().sum(-1, keepdim=True)
+    tail = (1 - mass).clamp_min(torch.finfo(log_probs.dtype).eps)
+    return (torch.cat([exact, tail.log()], dim=-1) - (mass + tail).log()).to(dtype)
+
+
+@register_divergence("forward_kl")
+def forward_kl(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """KL(T‖S)."""
+    return _kl(teacher, student)
+
+
+@register_divergence("reverse_kl")
+def reverse_kl(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """KL(S‖T)."""
+    return _kl(student, teacher)
+
+
+@register_divergence("jsd")
+def jsd(student: torch.Tensor, teacher: torch.Tensor, beta: float = 0.5) -> torch.Tensor:
+    """β KL(T‖M) + (1−β) KL(S‖M) with M = β T + (1−β) S (GKD, arXiv 2306.13649).
+
+    Raises:
+        ValueError: if beta is not inside (0, 1). At its ends this is 0; divided by β (1−β) it tends to KL(T‖S) as β → 0
+            and to KL(S‖T) as β → 1.
+    """
+    if not 0 < beta < 1:
+        raise ValueError(f"jsd needs 0 < beta < 1, got {beta}; use forward_kl or reverse_kl for the ends")
+    mixture = torch.logaddexp(teacher + math.log(beta), student + math.log1p(-beta))
+    return beta * _kl(teacher, mixture) + (1 - beta) * _kl(student, mixture)
+
+
+@register_divergence("akl")
+def akl(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Adaptive KL (arXiv 2404.02657): r KL(T‖S) + (1−r) KL(S‖T), r = share of the gap |T − S| that lies in the head.
+
+    The head is the teacher's most probable tokens up to a cumulative mass of 0.5, and always the first one. The tail is
+    not a token, so it counts in the whole gap but never in the head. r is a constant for the gradient.
+    """
+    gap = (teacher.exp() - student.detach().exp()).abs()
+    probs, order = teacher[:, :-1].exp().sort(dim=-1, descending=True)
+    head = probs.cumsum(-1) <= 0.5
+    head[:, 0] = True
+    r = (gap.gather(-1, order) * head).sum(-1) / gap.sum(-1).clamp_min(torch.finfo(gap.dtype).tiny)
+    return r * _kl(teacher, student) + (1 - r) * _kl(student, teacher)
+
+
+@register_divergence("forward_kl_topk")
+def forward_kl_topk(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """verl's ``forward_kl_topk``: Σ T (log T − log S) over the k tokens without the tail, clamped at 0.
+
+    Not a divergence: where the student has more mass on the k tokens it may be negative, so clamped, with no gradient.
+    """
+    return _kl(teacher[:, :-1], student[:, :-1]).clamp_min(0.0)
+
+
+def _kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    return (p.exp() * (p - q)).sum(-1)

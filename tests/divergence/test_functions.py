@@ -1,0 +1,240 @@
+"""Divergences: exactness against the full vocabulary, their inequalities, zeros, and verl's own top-k loss."""
+
+import itertools
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from paced_verl.divergence import get_divergence, register_divergence, teacher_categories, token_divergence
+from paced_verl.divergence.functions import akl, forward_kl, jsd, reverse_kl
+
+NAMES = ["forward_kl", "reverse_kl", "jsd", "akl", "forward_kl_topk"]
+KLS = ["forward_kl", "reverse_kl", "jsd"]  # never negative, and never above the full divergence
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def random_pair(n, vocab, dtype=torch.float64, scale=3.0):
+    """Student logits and the teacher's log-probabilities over the vocabulary, (n, V) both."""
+    return torch.randn(n, vocab, dtype=dtype) * scale, torch.log_softmax(torch.randn(n, vocab, dtype=dtype) * scale, -1)
+
+
+def topk_divergence(logits, teacher, k, name, **params):
+    log_probs, ids = teacher.topk(k)
+    return token_divergence(logits, ids, log_probs, name, **params)
+
+
+def full(name, logits, teacher):
+    """The divergence over the vocabulary, from probabilities, in the most literal form."""
+    s, t = logits.softmax(-1), teacher.exp()
+
+    def kl(p, q):
+        return (p * (p / q).log()).sum(-1)
+
+    if name == "akl":
+        sorted_t, order = t.sort(-1, descending=True)
+        gap = (t - s).abs()
+        head = (sorted_t.cumsum(-1) <= 0.5) | (torch.arange(t.shape[-1]) == 0)
+        r = (gap.gather(-1, order) * head).sum(-1) / gap.sum(-1)
+        return r * kl(t, s) + (1 - r) * kl(s, t)
+    if name == "jsd":
+        m = (t + s) / 2
+        return (kl(t, m) + kl(s, m)) / 2
+    return kl(s, t) if name == "reverse_kl" else kl(t, s)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_whole_vocabulary_is_the_full_divergence(name):
+    logits, teacher = random_pair(6, 40)
+    torch.testing.assert_close(topk_divergence(logits, teacher, 40, name).value, full(name, logits, teacher))
+
+
+@pytest.mark.parametrize("name", ["forward_kl", "reverse_kl", "jsd", "forward_kl_topk"])
+@pytest.mark.parametrize("k", [4, 12])
+def test_gradcheck(name, k):
+    logits, teacher = random_pair(2, 12, scale=1.0)
+    logits.requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: topk_divergence(z, teacher, k, name).value, logits)
+
+
+def test_akl_gradient_holds_the_mixing_weight_constant():
+    logits, teacher = random_pair(5, 12)
+    logits.requires_grad_()
+    out = topk_divergence(logits, teacher, 4, "akl")
+    with torch.no_grad():
+        r = (out.value - out.reverse_kl) / (out.forward_kl - out.reverse_kl)
+    assert ((r >= 0) & (r <= 1)).all()
+    gradient = torch.autograd.grad(out.value.sum(), logits)[0]
+    parts = [
+        torch.autograd.grad(topk_divergence(logits, teacher, 4, name).value.sum(), logits)[0]
+        for name in ("forward_kl", "reverse_kl")
+    ]
+    torch.testing.assert_close(gradient, r[:, None] * parts[0] + (1 - r)[:, None] * parts[1])
+
+
+def test_akl_head_is_found_in_any_order_and_is_never_the_tail():
+    teacher = torch.tensor([[0.1, 0.3, 0.2, 0.4]]).log()  # head: 0.3 and 0.2 = half the mass; the tail is 0.4
+    student = torch.tensor([[0.25, 0.25, 0.25, 0.25]]).log()
+    r = (0.05 + 0.05) / (0.15 + 0.05 + 0.05 + 0.15)
+    expected = r * forward_kl(student, teacher) + (1 - r) * reverse_kl(student, teacher)
+    torch.testing.assert_close(akl(student, teacher), expected)
+
+
+def test_forward_kl_pushes_each_logit_by_the_difference_of_probabilities():
+    logits, teacher = random_pair(4, 20)
+    logits.requires_grad_()
+    topk_divergence(logits, teacher, 20, "forward_kl").value.sum().backward()
+    torch.testing.assert_close(logits.grad, logits.detach().softmax(-1) - teacher.exp())
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), vocab=st.integers(3, 60), scale=st.floats(0.0, 3.0), data=st.data())
+def test_lower_bound_never_negative_and_growing_with_k(seed, vocab, scale, data):
+    torch.manual_seed(seed)
+    logits, teacher = random_pair(4, vocab, scale=scale)
+    k = sorted(data.draw(st.lists(st.integers(1, vocab), min_size=1, max_size=3)))
+    for name in KLS:
+        values = [topk_divergence(logits, teacher, i, name).value for i in k]
+        values.append(topk_divergence(logits, teacher, vocab, name).value)
+        assert (values[0] >= -1e-12).all()
+        for smaller, larger in itertools.pairwise(values):
+            assert (smaller <= larger * (1 + 1e-8) + 1e-12).all()
+
+
+@pytest.mark.parametrize("name", KLS)
+def test_equal_distributions_are_at_zero(name):
+    logits, _ = random_pair(4, 500, dtype=torch.float32)
+    logits.requires_grad_()
+    out = topk_divergence(logits, logits.detach().log_softmax(-1), 16, name)
+    out.value.sum().backward()
+    torch.testing.assert_close(out.value, torch.zeros(4), atol=2e-6, rtol=0)
+    torch.testing.assert_close(logits.grad, torch.zeros(4, 500), atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("k", [4, 16])
+def test_zeros_are_finite(name, dtype, k):
+    logits, teacher = random_pair(5, 16, dtype=torch.float32)
+    log_probs, ids = teacher.topk(k)
+    log_probs[0, -1] = -torch.inf
+    log_probs[1] = torch.tensor([0.0] + [-torch.inf] * (k - 1))  # all on one token
+    logits[2, ids[2, 0]] = -torch.inf
+    logits[3] = torch.full((16,), -torch.inf).scatter(0, ids[3, :2], 1.0)  # nothing outside two tokens
+    ids[4], log_probs[4] = 3, 0.0  # verl's padding rows
+    logits = logits.to(dtype).requires_grad_()
+    out = token_divergence(logits, ids, log_probs.to(dtype), name)
+    assert all(x.isfinite().all() for x in out)
+    out.value.sum().backward()
+    assert logits.grad.isfinite().all()
+
+
+def test_a_zero_of_the_teacher_counts_as_the_smallest_float32():
+    student, teacher = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.0, -torch.inf]])
+    expected = 0.5 * (torch.tensor(0.5).log() - 0) + 0.5 * (torch.tensor(0.5) / torch.finfo(torch.float32).tiny).log()
+    torch.testing.assert_close(reverse_kl(student, teacher), expected.view(1))
+    torch.testing.assert_close(forward_kl(student, teacher), torch.tensor([2.0]).log())
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
+def test_teacher_categories_are_a_distribution(dtype):
+    log_probs = torch.log_softmax(torch.randn(50, 100) * 10, -1).topk(64).values.to(dtype)
+    categories = teacher_categories(log_probs, vocab_size=1000)
+    assert categories.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert (categories[:, -1].exp() >= 0.9 * torch.finfo(dtype).eps).all()
+    torch.testing.assert_close(categories.exp().sum(-1), torch.ones(50, dtype=categories.dtype))
+
+
+def test_teacher_categories_keep_what_is_known():
+    log_probs = torch.tensor([[0.5, 0.3]]).log()
+    assert torch.equal(teacher_categories(log_probs, 10)[:, :2], log_probs)
+    torch.testing.assert_close(teacher_categories(log_probs, 10)[:, 2].exp(), torch.tensor([0.2]))
+    assert torch.equal(teacher_categories(log_probs, 2), torch.tensor([[log_probs[0, 0], log_probs[0, 1], -torch.inf]]))
+
+
+def test_diagnostics_have_no_gradient_and_follow_the_rows():
+    logits, teacher = random_pair(4, 30)
+    logits.requires_grad_()
+    log_probs, ids = teacher.topk(5)
+    rows = torch.tensor([3, 1])
+    out = token_divergence(logits, ids, log_probs, "jsd", rows=rows, beta=0.3)
+    assert [x.requires_grad for x in out] == [True, False, False, False, False]
+    torch.testing.assert_close(out.teacher_tail, (1 - log_probs.exp().sum(-1))[rows])
+    torch.testing.assert_close(out.student_tail, (1 - logits.softmax(-1).gather(1, ids).sum(-1))[rows].detach())
+    torch.testing.assert_close(out.forward_kl, token_divergence(logits, ids, log_probs).value[rows].detach())
+    torch.testing.assert_close(
+        out.reverse_kl, token_divergence(logits, ids, log_probs, "reverse_kl").value[rows].detach()
+    )
+
+
+def test_jsd_tends_to_the_two_kls():
+    logits, teacher = random_pair(4, 20, scale=1.0)
+    out = topk_divergence(logits, teacher, 20, "jsd", beta=1e-6)
+    torch.testing.assert_close(out.value / 1e-6, out.forward_kl, rtol=1e-4, atol=0)
+    out = topk_divergence(logits, teacher, 20, "jsd", beta=1 - 1e-6)
+    torch.testing.assert_close(out.value / 1e-6, out.reverse_kl, rtol=1e-4, atol=0)
+    with pytest.raises(ValueError, match="0 < beta < 1"):
+        jsd(logits, teacher, beta=1.0)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_forward_kl_topk_is_verls(chunked, dtype):
+    losses = pytest.importorskip("verl.trainer.distillation.fsdp.losses")
+    lengths, vocab, k = [3, 5, 2], 400, 16
+    logits, teacher = random_pair(sum(lengths), vocab, dtype=dtype)
+    log_probs, ids = teacher.topk(k)
+    config = SimpleNamespace(distillation_loss=SimpleNamespace(log_prob_min_clamp=None, use_chunked_topk=chunked))
+    theirs_logits = logits.clone().requires_grad_()
+    theirs = losses.compute_forward_kl_topk(
+        student_logits=theirs_logits.unsqueeze(0),
+        teacher_topk_log_probs=torch.nested.nested_tensor(list(log_probs.split(lengths)), layout=torch.jagged),
+        teacher_topk_ids=torch.nested.nested_tensor(list(ids.split(lengths)), layout=torch.jagged),
+        config=config,
+        data_format="thd",
+    )
+    logits.requires_grad_()
+    ours = token_divergence(logits, ids.int(), log_probs, "forward_kl_topk")
+    # verl computes this loss in float32 whatever it is given, and clamps it where it aggregates.
+    close = {"rtol": 1e-5, "atol": 1e-5}
+    torch.testing.assert_close(ours.value.float(), theirs["distillation_losses"][0].clamp_min(0.0), **close)
+    torch.testing.assert_close(1 - ours.student_tail, theirs["student_mass"][0].detach(), **close)
+    torch.testing.assert_close(1 - ours.teacher_tail, theirs["teacher_mass"][0], **close)
+    ours.value.sum().backward()
+    theirs["distillation_losses"].clamp_min(0.0).sum().backward()
+    torch.testing.assert_close(logits.grad, theirs_logits.grad, **close)
+
+
+def test_one_of_your_own(monkeypatch):
+    monkeypatch.setattr("paced_verl.divergence.functions._REGISTRY", {})
+
+    @register_divergence("total_variation")
+    def total_variation(student, teacher):
+        return (teacher.exp() - student.exp()).abs().sum(-1) / 2
+
+    logits, teacher = random_pair(4, 20)
+    logits.requires_grad_()
+    value = topk_divergence(logits, teacher, 20, "total_variation").value
+    torch.testing.assert_close(value, (teacher.exp() - logits.softmax(-1)).abs().sum(-1) / 2)
+    value.sum().backward()
+    with pytest.raises(ValueError, match="already registered"):
+        register_divergence("total_variation")(total_variation)
+
+
+def test_unknown_names_get_a_hint():
+    with pytest.raises(ValueError, match=r"no divergence 'forwad_kl'\. Did you mean 'forward_kl'\?"):
+        get_divergence("forwad_kl")
+    with pytest.raises(ValueError, match="There are: akl, forward_kl, forward_kl_topk, jsd, reverse_kl"):
+        get_divergence("zzz")
+
+
+def test_teacher_shapes_must_agree():
+    with pytest.raises(ValueError, match="differ in shape"):
+        token_divergence(torch.randn(2, 8), torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 4))
