@@ -1,0 +1,294 @@
+"""Which prompts come next, and what their loss must be multiplied by."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from paced_verl.kernel import Kernel
+from paced_verl.passrate import PassRateTable
+
+_BLOCK = 256  # prompts that share one entry of the sums a draw searches
+_PART = 256 * _BLOCK  # prompts handled at once in a pass over all of them; its temporaries fit a core's cache
+_AHEAD = 1024  # positions of an epoch's order computed at once
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+
+class PassRateSampler:
+    """Draws prompts with probability q and gives the loss weight that makes up for it.
+
+    The expected gradient is (1/N) Σ w̃_i g_i for every setting, with w̃ = w / mean(w) over all N prompts:
+
+        q_i = (1 − explore) · m_i / Σ m + explore / N        loss weight_i = w̃_i / (N q_i)
+
+    power γ = 0: m is 1 (0 where w is 0, if skip_zero_weight). Prompts come in epochs without replacement, in a
+        pseudo-random order of (seed, epoch); this is the paper's uniform sampling with a weighted loss.
+    power γ > 0: m = w^γ, independent draws. γ = 1 puts all of the weight into the sampling.
+    explore: share of draws that are uniform over all prompts, so that prompts of weight 0 are measured again.
+    skip_zero_weight: do not draw prompts that would train nothing; a γ > 0 never draws them.
+    epoch_size: number of prompts in one pass of ``iter()``, by default N. It is independent of the epochs at γ = 0: a
+        multiple of the batch size keeps a ``drop_last`` loader from discarding prompts.
+
+    A prompt whose weight the kernel does not know (NaN: never sampled) gets the mean weight of the others, 1 if that
+    is 0. Memory is 4 bytes a prompt on top of the table's 12; a draw costs O(N/256).
+
+    Usable as ``sampler=`` of a torch DataLoader. With torchdata's StatefulDataLoader (num_workers=0) a restored run
+    goes on as if undisturbed, provided the table is restored first; weights are recomputed from it.
+    """
+
+    def __init__(
+        self,
+        table: PassRateTable,
+        kernel: Kernel,
+        *,
+        power: float = 0.0,
+        explore: float = 0.0,
+        skip_zero_weight: bool = True,
+        seed: int = 0,
+        epoch_size: int | None = None,
+    ) -> None:
+        if not 0 <= power < math.inf:
+            raise ValueError(f"sampler: power must be >= 0, got {power}")
+        if not 0 <= explore <= 1:
+            raise ValueError(f"sampler: explore must lie in [0, 1], got {explore}")
+        if seed < 0:
+            raise ValueError(f"sampler: seed must be >= 0, got {seed}")
+        if epoch_size is not None and epoch_size < 1:
+            raise ValueError(f"sampler: epoch_size must be >= 1, got {epoch_size}")
+        self.table, self.kernel = table, kernel
+        self.power, self.explore, self.skip_zero_weight, self.seed = power, explore, skip_zero_weight, seed
+        self.size = len(table)
+        self._epoch_size = epoch_size or self.size
+        self._epoch = self._position = 0  # at power 0: where in which epoch the next prompt is
+        self._yielded = 0  # by the pass of iter() that is under way
+        self._rng = np.random.default_rng(seed)
+        self._order_of = (-1, -1)
+        self._order = np.empty(0, np.int64)
+        blocks = -(-self.size // _BLOCK)
+        self._weights = np.zeros(blocks * _BLOCK, np.float32)  # NaN: unknown; zeros pad the last block
+        self._sums = np.zeros((4, blocks))  # of each block, over known weights: Σw, Σm, positive; number unknown
+        self.refresh()
+
+    def refresh(self, kernel: Kernel | None = None, table: PassRateTable | None = None) -> None:
+        """Recompute every weight, from a new kernel or table if given.
+
+        Raises ValueError if all weights are 0, or the table has another size.
+        """
+        self.kernel, self.table = kernel or self.kernel, table or self.table
+        if len(self.table) != self.size:
+            raise ValueError(f"sampler: the table has {len(self.table)} prompts, the sampler {self.size}")
+        for part in self._parts():
+            self._weights[part] = self.kernel(self.table.successes[part], self.table.samples[part])
+            self._sum_blocks(slice(part.start // _BLOCK, -(-part.stop // _BLOCK)))
+        self._sum_all()
+        self._check_weights()
+
+    def update(self, prompts: npt.ArrayLike) -> None:
+        """Recompute the weights of these prompts, after ``table.observe``."""
+        prompts = np.unique(np.asarray(prompts, np.int64))
+        self._weights[prompts] = self.kernel(self.table.successes[prompts], self.table.samples[prompts])
+        self._sum_blocks(np.unique(prompts // _BLOCK))
+        self._sum_all()
+
+    def draw(self, n: int) -> IntArray:
+        """The next n prompts, int64[n]; the same as n times ``draw(1)``. Raises ValueError if all weights are 0."""
+        self._check_weights()
+        if self.power == 0 and self.explore == 0:
+            return self._walk(n)
+        coin, where = self._rng.random((n, 2)).T
+        exploring = coin < self.explore
+        prompts = np.empty(n, np.int64)
+        prompts[exploring] = where[exploring] * self.size
+        rest = ~exploring
+        prompts[rest] = self._walk(int(rest.sum())) if self.power == 0 else self._invert(where[rest])
+        return prompts
+
+    def weights(self, prompts: IntArray | slice = slice(None)) -> FloatArray:
+        """Raw weights w of these prompts (all by default), unknown ones filled in; float64 of their shape."""
+        return self._fill(self._weights[: self.size][prompts].astype(np.float64))
+
+    def probabilities(self, prompts: IntArray | slice = slice(None)) -> FloatArray:
+        """q: the probability of a draw to give each of these prompts; at power 0, its share of an epoch."""
+        return self._probability(self.weights(prompts))
+
+    def loss_weights(self, prompts: IntArray) -> npt.NDArray[np.float32]:
+        """w̃_i / (N q_i), float32; exactly 0 where w is 0.
+
+        With the weights the prompts were drawn under: call it after ``draw``, before the next ``update``.
+        """
+        w = self.weights(prompts)
+        scale = self._mean * self.size * self._probability(w)
+        return np.divide(w, scale, out=np.zeros_like(w), where=w > 0).astype(np.float32)
+
+    def __len__(self) -> int:
+        return self._epoch_size
+
+    def __iter__(self) -> Iterator[int]:
+        """What is left of the current pass, one prompt at a time so that every `update` counts; then a new pass."""
+        while self._yielded < len(self):
+            self._yielded += 1
+            yield int(self.draw(1)[0])
+        self._yielded = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the table: a few numbers, whatever N."""
+        return {
+            "size": self.size,
+            "seed": self.seed,
+            "power": self.power,
+            "kernel": asdict(self.kernel),
+            "epoch": self._epoch,
+            "position": self._position,
+            "yielded": self._yielded,
+            "rng": self._rng.bit_generator.state,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state; the table must hold the counts of that moment.
+
+        The kernel's numbers come from the state, as a run may have fitted them. Raises ValueError if the state is
+        incomplete, or of another number of prompts, seed, power, or kind of kernel.
+        """
+        if missing := self.state_dict().keys() - state.keys():
+            raise ValueError(f"sampler: the saved state lacks {', '.join(sorted(missing))}; is it of another sampler?")
+        kernel = Kernel(**{**state["kernel"], "prior": tuple(state["kernel"]["prior"])})
+        for what, saved, here in (
+            ("number of prompts", state["size"], self.size),
+            ("seed", state["seed"], self.seed),
+            ("power", state["power"], self.power),
+            ("kernel", kernel.name, self.kernel.name),
+            ("estimate", kernel.estimate, self.kernel.estimate),
+        ):
+            if saved != here:
+                raise ValueError(
+                    f"sampler: the saved state has {what} {saved}, this run {here}; "
+                    "resume with the settings the run started with, or start a new run"
+                )
+        self._epoch, self._position, self._yielded = state["epoch"], state["position"], state["yielded"]
+        self._rng.bit_generator.state = state["rng"]
+        self.refresh(kernel)
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """Numbers for the log: raw mean and largest w̃, share of zero weights, effective sample share (Σw)²/(N Σw²),
+        entropy of q over log N, mean steps since a prompt was observed, and how the pass rates are spread."""
+        largest = square = entropy = 0.0
+        for part in self._parts():
+            w = self.weights(part)
+            largest = max(largest, float(w.max()))
+            square += float(w @ w)
+            q = self._probability(w)
+            entropy -= float(q @ np.log(np.maximum(q, 1e-300)))  # 0 log 0 = 0
+        _, _, positive, unknown = self._sums.sum(axis=1)
+        mean = self._mean or math.nan
+        rates = self.table.summary()
+        return {
+            "paced/weight/mean": self._mean,
+            "paced/weight/max": largest / mean,
+            "paced/weight/zero_share": 1 - (positive + unknown) / self.size,
+            "paced/weight/ess": self.size * mean**2 / (square or math.nan),
+            "paced/sampler/entropy": entropy / math.log(max(self.size, 2)),
+            "paced/sampler/staleness": self.table.staleness(step),
+            **{f"paced/pass_rate/{key}": rates[key] for key in ("mean", "low", "frontier", "high")},
+        }
+
+    def _parts(self) -> Iterator[slice]:
+        for start in range(0, self.size, _PART):
+            yield slice(start, min(start + _PART, self.size))
+
+    def _fill(self, w: FloatArray) -> FloatArray:
+        np.copyto(w, self._unknown, where=np.isnan(w))
+        return w
+
+    def _mass(self, w: FloatArray) -> FloatArray:
+        """m of the class docstring."""
+        if self.power > 0:
+            return w**self.power
+        return (w > 0).astype(np.float64) if self.skip_zero_weight else np.ones_like(w)
+
+    def _probability(self, w: FloatArray) -> FloatArray:
+        uniform = self.explore / self.size
+        return (1 - self.explore) / self._total * self._mass(w) + uniform if self._total else np.full_like(w, uniform)
+
+    def _sum_blocks(self, blocks: slice | IntArray) -> None:
+        w = self._weights.reshape(-1, _BLOCK)[blocks].astype(np.float64)
+        unknown = np.isnan(w)
+        w[unknown] = 0
+        self._sums[:, blocks] = [x.sum(axis=1) for x in (w, w**self.power if self.power else w, w > 0, unknown)]
+
+    def _sum_all(self) -> None:
+        weight, _, positive, unknown = self._sums.sum(axis=1)
+        known = self.size - unknown
+        self._unknown = weight / known if weight > 0 else 1.0
+        self._mean = float(weight + unknown * self._unknown) / self.size
+        if self.power > 0:
+            self._cumulative = np.cumsum(self._sums[1] + self._sums[3] * self._unknown**self.power)
+            self._total = float(self._cumulative[-1])
+        else:
+            self._total = float(positive + unknown) if self.skip_zero_weight else float(self.size)
+
+    def _check_weights(self) -> None:
+        if self._mean == 0:
+            raise ValueError(
+                "sampler: every prompt has weight 0, so nothing can be learned: as far as was measured, the student "
+                "solves each of them always or never. Try estimate: posterior, more samples a prompt, or other prompts"
+            )
+
+    def _invert(self, u: FloatArray) -> IntArray:
+        """Prompts with probability ∝ w^γ from uniform numbers u in [0, 1): the block, then the prompt inside it."""
+        u = u * self._total
+        block = np.searchsorted(self._cumulative, u, side="right")
+        below = np.where(block > 0, self._cumulative[block - 1], 0.0)
+        w = self._fill(self._weights.reshape(-1, _BLOCK)[block].astype(np.float64))
+        inside = np.cumsum(self._mass(w), axis=1)
+        # Rescaled, as the sum inside the block is rounded otherwise than its share of the cumulated sums.
+        share = np.minimum((u - below) / (self._cumulative[block] - below), 1 - 2**-53)
+        return block * _BLOCK + np.sum(inside <= (share * inside[:, -1])[:, None], axis=1)
+
+    def _walk(self, n: int) -> IntArray:
+        """The next n prompts of the epochs' orders, without those of weight 0."""
+        prompts, found = np.empty(n, np.int64), 0
+        while found < n:
+            ahead = self._look_ahead()
+            wanted = self._weights[ahead] != 0 if self.skip_zero_weight else np.ones(len(ahead), bool)
+            hits = np.flatnonzero(wanted)[: n - found]
+            prompts[found : found + len(hits)] = ahead[hits]
+            found += len(hits)
+            self._position += int(hits[-1]) + 1 if found == n else len(ahead)
+        return prompts
+
+    def _look_ahead(self) -> IntArray:
+        """At least the next prompt of the epoch's order, at most _AHEAD of them; starts a new epoch after the last."""
+        if self._position == self.size:
+            self._epoch, self._position = self._epoch + 1, 0
+        start = self._position - self._position % _AHEAD
+        if self._order_of != (self._epoch, start):
+            index = np.arange(start, min(start + _AHEAD, self.size))
+            self._order = shuffled(index, self.size, (self.seed, self._epoch))
+            self._order_of = (self._epoch, start)
+        return self._order[self._position - start :]
+
+
+def shuffled(index: IntArray, size: int, key: tuple[int, int]) -> IntArray:
+    """Entries ``index`` of a pseudo-random permutation of 0 … size−1, without writing the permutation down.
+
+    A Feistel network permutes the numbers of 2h bits, 2^2h >= size; walking along its cycles until the number is
+    < size restricts it to a permutation of 0 … size−1 (Black & Rogaway 2002).
+    """
+    half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
+    keys = np.random.SeedSequence(key).generate_state(6, np.uint64)
+    out = index.astype(np.uint64)
+    todo = np.arange(len(out))
+    while len(todo):
+        left, right = out[todo] >> half, out[todo] & ((np.uint64(1) << half) - np.uint64(1))
+        for round_key in keys:
+            mixed = (right ^ round_key) * np.uint64(0x9E3779B97F4A7C15)
+            mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xBF58476D1CE4E5B9)
+            left, right = right, left ^ (mixed >> (np.uint64(64) - half))
+        out[todo] = (left << half) | right
+        todo = todo[out[todo] >= size]
+    return out.astype(np.int64)
