@@ -1,0 +1,250 @@
+"""Make a tiny teacher and student for runs on a CPU: a byte-level tokenizer and two small Qwen3 models.
+
+    python scripts/tiny_models.py --preset full --out runs/tiny --measure
+
+writes ``data/`` (train.parquet, test.parquet), ``teacher/`` and ``student/`` (Hugging Face folders). Both models learn
+the same reasoning-gym problems from worked solutions; the student is smaller and stops early, so that its pass rates
+spread from 0 to 1. What is already there is used again, unless ``--fresh``.
+"""
+
+import argparse
+import time
+from dataclasses import dataclass, replace
+from itertools import cycle, islice, takewhile
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers.utils.logging import disable_progress_bar
+
+from paced_verl.tasks.reasoning_gym import prepare, problems
+from paced_verl.tasks.reward import compute_score
+
+PAD, END, ROLES = "<|pad|>", "<|im_end|>", ("<|system|>", "<|user|>", "<|assistant|>")
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|im_end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+IGNORE = -100
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Learner:
+    """One model: its size, and how long it learns: ``steps``, or to a loss of ``until``, within ``seconds``."""
+
+    hidden: int
+    layers: int
+    steps: int
+    seconds: float
+    learning_rate: float
+    until: float = 0.0
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A data set and the pair of models that goes with it."""
+
+    families: dict[str, dict[str, Any]]
+    train: int
+    test: int
+    teacher: Learner
+    student: Learner
+
+
+PRESETS = {
+    "full": Preset(
+        families={"spell_backward": {"min_word_len": 3, "max_word_len": 8}},
+        train=512,
+        test=128,
+        teacher=Learner(hidden=128, layers=2, steps=600, seconds=90, learning_rate=3e-3),
+        student=Learner(hidden=64, layers=2, steps=1000, seconds=60, learning_rate=5e-3, until=0.2),
+    ),
+    "test": Preset(
+        families={"spell_backward": {"min_word_len": 3, "max_word_len": 5}},
+        train=64,
+        test=16,
+        teacher=Learner(hidden=96, layers=2, steps=300, seconds=20, learning_rate=5e-3),
+        student=Learner(hidden=64, layers=2, steps=500, seconds=20, learning_rate=5e-3, until=0.2),
+    ),
+}
+
+
+def make_tokenizer(families: dict[str, dict[str, Any]]) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer; the instruction of each family is one token, since it says nothing beyond the family."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={char: index for index, char in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([PAD, END, *ROLES])
+    for name, settings in families.items():
+        questions = [problem["question"] for problem in islice(problems(name, settings, seed=0), 64)]
+        shared = takewhile(lambda letters: len(set(letters)) == 1, zip(*questions, strict=False))
+        tokenizer.add_tokens([AddedToken("".join(letters[0] for letters in shared), normalized=False)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=END, pad_token=PAD, padding_side="left", chat_template=CHAT_TEMPLATE
+    )
+
+
+def make_model(tokenizer: PreTrainedTokenizerFast, learner: Learner) -> Qwen3ForCausalLM:
+    """A fresh Qwen3 model with heads of 32, a size vLLM's CPU attention knows."""
+    heads = learner.hidden // 32
+    model = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=-(-len(tokenizer) // 64) * 64,
+            hidden_size=learner.hidden,
+            intermediate_size=3 * learner.hidden,
+            num_hidden_layers=learner.layers,
+            num_attention_heads=heads,
+            num_key_value_heads=heads,
+            head_dim=32,
+            max_position_embeddings=2048,
+            tie_word_embeddings=True,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=None,
+        )
+    )
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True
+    )
+    return model
+
+
+def make_examples(
+    tokenizer: PreTrainedTokenizerFast, families: dict[str, dict[str, Any]], exclude: set[str], size: int, seed: int
+) -> list[tuple[list[int], int]]:
+    """Token ids of prompt and worked solution, with the prompt's length; no question of ``exclude`` is among them."""
+    streams = {name: problems(name, settings, seed) for name, settings in families.items()}
+    drawn = (next(streams[name]) for name in cycle(families))
+    kept = list(islice((problem for problem in drawn if problem["question"] not in exclude), size))
+    prompts = tokenizer([f"<|user|>{problem['question']}<|im_end|><|assistant|>" for problem in kept])["input_ids"]
+    answers = tokenizer([problem["solution"] + END for problem in kept])["input_ids"]
+    return [(prompt + answer, len(prompt)) for prompt, answer in zip(prompts, answers, strict=True)]
+
+
+def train(model: Qwen3ForCausalLM, examples: list[tuple[list[int], int]], learner: Learner) -> None:
+    """Plain SFT on the worked solutions with AdamW and a cosine decay."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learner.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    model.train()
+    start, step, done, smooth = time.monotonic(), 0, 0.0, 10.0
+    while done < 1.0:
+        chosen = examples[step * BATCH : (step + 1) * BATCH]
+        width = max(len(ids) for ids, _ in chosen)
+        inputs = torch.zeros(BATCH, width, dtype=torch.long)
+        labels = torch.full((BATCH, width), IGNORE)
+        for row, (ids, prompt) in enumerate(chosen):
+            inputs[row, : len(ids)] = torch.tensor(ids)
+            labels[row, prompt : len(ids)] = torch.tensor(ids[prompt:])
+        for group in optimizer.param_groups:
+            warm, cool = min(1.0, (step + 1) / 50), 0.5 * (1 + torch.cos(torch.tensor(torch.pi * done)).item())
+            group["lr"] = learner.learning_rate * warm * max(cool, 0.02)
+        # Padding is on the right, where causal attention keeps it from every token that has a label.
+        loss = model(input_ids=inputs, labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        step += 1
+        smooth = 0.9 * smooth + 0.1 * loss.item()
+        seconds = time.monotonic() - start
+        done = 1.0 if smooth < learner.until else max(step / learner.steps, seconds / learner.seconds)
+        if step % 100 == 0 or done >= 1.0:
+            print(f"  step {step:5d}  {seconds:5.1f} s  loss {smooth:.3f}", flush=True)
+    model.eval()
+
+
+@torch.no_grad()
+def sample(
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    rows: list[dict[str, Any]],
+    samples: int,
+    temperature: float,
+    max_new_tokens: int = 64,
+) -> torch.Tensor:
+    """Score ``samples`` responses to each row (greedy at temperature 0): a rows × samples tensor of 0 and 1."""
+    prompts = [tokenizer.apply_chat_template(r["prompt"], add_generation_prompt=True, tokenize=False) for r in rows]
+    encoded = tokenizer(prompts, return_tensors="pt", padding=True)
+    chosen = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
+    output = model.generate(**encoded, num_return_sequences=samples, max_new_tokens=max_new_tokens, **chosen)
+    texts = tokenizer.batch_decode(output[:, encoded["input_ids"].shape[1] :], skip_special_tokens=True)
+    scores = [
+        compute_score(row["data_source"], text, row["reward_model"]["ground_truth"], row["extra_info"])["acc"]
+        for row, text in zip((row for row in rows for _ in range(samples)), texts, strict=True)
+    ]
+    return torch.tensor(scores).view(len(rows), samples)
+
+
+def measure(folder: Path, name: str, samples: int = 8) -> None:
+    """Print a model's greedy accuracy and the histogram of its pass rates on the held-out problems."""
+    model = Qwen3ForCausalLM.from_pretrained(folder / name)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / name)
+    rows = pq.read_table(folder / "data" / "test.parquet").to_pylist()
+    print(f"{name}: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(rows)} held-out problems")
+    for source in sorted({row["data_source"] for row in rows}):
+        part = [row for row in rows if row["data_source"] == source]
+        greedy = sample(model, tokenizer, part, 1, 0.0).mean().item()
+        passes = sample(model, tokenizer, part, samples, 1.0).sum(dim=1).long()
+        histogram = " ".join(str(count) for count in torch.bincount(passes, minlength=samples + 1).tolist())
+        mean = passes.float().mean().item() / samples
+        print(f"  {source}: greedy {greedy:.2f}, pass rate {mean:.2f}, problems with 0…{samples} passes: {histogram}")
+
+
+def build(out: Path, preset: Preset, seed: int, fresh: bool) -> None:
+    """Write the data, the teacher and the student that are not yet under ``out``."""
+    if fresh or not (out / "data" / "test.parquet").exists():
+        prepare(preset.families, preset.train, preset.test, seed, out / "data")
+    missing = {
+        name: learner
+        for name, learner in (("teacher", preset.teacher), ("student", preset.student))
+        if fresh or not (out / name / "model.safetensors").exists()
+    }
+    if not missing:
+        return
+    tokenizer = make_tokenizer(preset.families)
+    test = pq.read_table(out / "data" / "test.parquet").to_pylist()
+    exclude = {row["prompt"][0]["content"] for row in test}
+    size = BATCH * max(learner.steps for learner in missing.values())
+    examples = make_examples(tokenizer, preset.families, exclude, size, seed=seed + 1_000_000)
+    for name, learner in missing.items():
+        print(f"{name}: training for at most {learner.seconds:.0f} s")
+        torch.manual_seed(seed)
+        model = make_model(tokenizer, learner)
+        train(model, examples, learner)
+        model.save_pretrained(out / name)
+        tokenizer.save_pretrained(out / name)
+
+
+def main() -> None:
+    """Read the command line, build what is missing, and measure it if asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="full")
+    parser.add_argument("--out", type=Path, help="default: runs/tiny/<preset>")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--teacher-seconds", type=float, help="time limit of the teacher's training")
+    parser.add_argument("--student-seconds", type=float, help="time limit of the student's training")
+    parser.add_argument("--fresh", action="store_true", help="make everything again")
+    parser.add_argument("--measure", action="store_true", help="print accuracies and pass rates on held-out problems")
+    args = parser.parse_args()
+
+    # More threads mostly wait for each other at these sizes, and badly so when the machine has other work.
+    torch.set_num_threads(1)
+    disable_progress_bar()
+    preset = PRESETS[args.preset]
+    if args.teacher_seconds:
+        preset = replace(preset, teacher=replace(preset.teacher, seconds=args.teacher_seconds))
+    if args.student_seconds:
+        preset = replace(preset, student=replace(preset.student, seconds=args.student_seconds))
+    out = args.out or Path("runs") / "tiny" / args.preset
+    build(out, preset, args.seed, args.fresh)
+    if args.measure:
+        for name in ("teacher", "student"):
+            measure(out, name)
+
+
+if __name__ == "__main__":
+    main()
