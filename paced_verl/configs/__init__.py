@@ -1,0 +1,1 @@
+"""Hydra configuration groups: ``+paced=NAME`` (what to run) and ``+machine=NAME`` (where)."""

@@ -1,0 +1,147 @@
+"""What will actually run, in words and numbers, from a composed configuration: no Ray, no GPU."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from omegaconf import DictConfig
+
+from paced_verl.checks import check, number_of_prompts
+from paced_verl.config import PacedConfig
+from paced_verl.schedule import Schedule, Stage, refresh_due
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run, resolved.
+
+    Attributes:
+        paced: The parsed block.
+        schedule: Stages in steps; ``None`` where the length of the run is only known once the data are loaded.
+        prompts: Rows of the training files before verl filters them; ``None`` where they are not local.
+        batch: Prompts per step.
+        n: verl's ``rollout.n``, responses per prompt on the student's own responses.
+        pools: GPUs per pool.
+        ignored: Keys that have no effect in this run, and why.
+    """
+
+    paced: PacedConfig
+    schedule: Schedule | None
+    prompts: int | None
+    batch: int
+    n: int
+    pools: dict[str, int]
+    ignored: dict[str, str]
+
+    @classmethod
+    def of(cls, config: DictConfig) -> Plan:
+        """Check a configuration and resolve it.
+
+        Raises:
+            ConfigError: It cannot run as written.
+        """
+        paced = check(config)
+        prompts = number_of_prompts(config)
+        steps = config.trainer.total_training_steps
+        if steps is None and prompts is not None:
+            steps = prompts // config.data.train_batch_size * config.trainer.total_epochs
+        return cls(
+            paced=paced,
+            schedule=paced.build_schedule(steps) if steps else None,
+            prompts=prompts,
+            batch=config.data.train_batch_size,
+            n=config.actor_rollout_ref.rollout.n,
+            pools={
+                "trainer + student vLLM": config.trainer.n_gpus_per_node * config.trainer.nnodes,
+                "teacher vLLM": config.distillation.n_gpus_per_node * config.distillation.nnodes,
+            },
+            ignored=_ignored(config, paced),
+        )
+
+    def rows(self, stage: Stage) -> int:
+        """Rows a step of a stage."""
+        return self.batch * (self.n if stage.responses == "student" else 1)
+
+    def refreshes(self) -> list[int]:
+        """The steps before which pass rates are estimated."""
+        if self.schedule is None:
+            return []
+        settings, due = self.paced.pass_rate, []
+        last: int | None = None if settings.file is None else 0
+        for step in range(1, self.schedule.stages[-1].last + 1):
+            if refresh_due(step, last, settings.refresh, settings.every_steps, self.schedule):
+                due.append(step)
+                last = step
+        return due
+
+    def __str__(self) -> str:
+        return "\n".join(["paced-verl will run:", *(f"  {line}" for line in self._lines())])
+
+    def _lines(self) -> list[str]:
+        paced, weight = self.paced, self.paced.weight
+        lines: list[str] = []
+        if self.schedule is None:
+            lines.append("stages: the length of the run is known once the data are loaded (set trainer.total_training_steps)")
+        else:
+            for stage in self.schedule.stages:
+                lines += [str(stage), f"    {self._work(stage)}"]
+        detail = {
+            "beta": "α, β by moments" if weight.fit else f"α={weight.alpha:g}, β={weight.beta:g}",
+            "hard_filter": f"{weight.low:g} ≤ p ≤ {weight.high:g}",
+        }.get(weight.kernel, "")
+        lines.append(f"weight: {weight.kernel} {detail}, {weight.estimate} estimate, mean 1 over all prompts".replace(" ,", ","))
+        lines.append(f"pass rates: {self._estimates()}")
+        sampler = paced.sampler
+        lines.append(
+            f"sampler: {'uniform over prompts' if sampler.power == 0 else f'q ∝ w^{sampler.power:g}'}"
+            f"{', prompts of weight 0 skipped' if sampler.skip_zero_weight and sampler.power == 0 else ''}"
+            f"{f', {sampler.explore:.0%} uniform exploration' if sampler.explore else ''}"
+        )
+        lines.append(f"teacher: {paced.teacher.backend}, context {paced.teacher.context}, top-{paced.teacher.topk} + tail")
+        lines.append("GPUs: " + ", ".join(f"{pool} {count}" for pool, count in self.pools.items()))
+        lines += [f"ignored: {key} ({why})" for key, why in self.ignored.items()]
+        return lines
+
+    def _work(self, stage: Stage) -> str:
+        rows, steps = self.rows(stage), stage.last - stage.first + 1
+        if stage.responses == "student":
+            return (
+                f"{self.n} rollout(s) per prompt, {rows} rows and teacher scorings per step; "
+                f"{rows * steps} of each in the stage"
+            )
+        source = self.paced.targets.column or self.paced.targets.file
+        origin = f"from {source}, else written by the teacher" if source else "written by the teacher server once a prompt"
+        return f"no rollouts, {rows} rows and teacher scorings per step; responses {origin}; {rows * steps} scorings in the stage"
+
+    def _estimates(self) -> str:
+        settings, due = self.paced.pass_rate, self.refreshes()
+        parts = [f"from {settings.file}"] if settings.file else []
+        if due:
+            total = "" if self.prompts is None else f", {self.prompts * settings.samples} rollouts each time"
+            where = ", ".join(map(str, due)) if len(due) <= 6 else f"{due[0]}, {due[1]}, … ({len(due)} times)"
+            parts.append(f"K={settings.samples} at temperature {settings.temperature:g} before step {where}{total}")
+        if settings.from_training:
+            parts.append("and for free from training rollouts" if parts else "for free from training rollouts")
+        return " ".join(parts) or "none"
+
+
+def _ignored(config: DictConfig, paced: PacedConfig) -> dict[str, str]:
+    """Settings that this run does not read, as far as a user may expect them to matter."""
+    ignored: dict[str, str] = {}
+    loss = config.distillation.distillation_loss
+    if not loss.use_task_rewards and not math.isclose(loss.distillation_loss_coef, 1.0):
+        ignored["distillation.distillation_loss.distillation_loss_coef"] = "use_task_rewards is off"
+    if config.data.get("dataloader_num_workers", 0):
+        ignored["data.dataloader_num_workers (training)"] = "prompts are drawn when they are needed, by their weight"
+    if config.data.get("shuffle") is False:
+        ignored["data.shuffle=False"] = "the pass-rate sampler decides the order"
+    if paced.weight.kernel != "beta" and (paced.weight.alpha, paced.weight.beta) != (1.0, 1.0):
+        ignored["paced.weight.alpha, beta"] = f"kernel: {paced.weight.kernel} has no exponents"
+    if paced.weight.kernel != "hard_filter" and (paced.weight.low, paced.weight.high) != (0.2, 0.8):
+        ignored["paced.weight.low, high"] = f"kernel: {paced.weight.kernel} has no bounds"
+    if all(stage.responses == "student" for stage in paced.schedule) and paced.targets != type(paced.targets)():
+        ignored["paced.targets"] = "no stage trains on teacher responses"
+    if all(stage.responses == "teacher" for stage in paced.schedule) and paced.pass_rate.from_training:
+        ignored["paced.pass_rate.from_training"] = "no stage has rollouts of the student"
+    return ignored

@@ -1,0 +1,74 @@
+"""One picture of a run: did it learn, what happened to the pass rates, what did each stage train on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from paced_verl.report.run import Run
+
+STAGE_COLOURS = ("#dce9f7", "#f9e8d8", "#e3f2df", "#efe0f2")
+
+
+def draw(runs: Mapping[str, Run], path: Path, title: str) -> None:
+    """Draw runs side by side: the first in full, the others for comparison of their accuracy.
+
+    Args:
+        runs: By name; the first is the run of interest.
+        path: Where the picture goes (PNG).
+        title: Above it.
+    """
+    (_, run), *_ = runs.items()
+    figure, ((accuracy, histogram), (divergence, weight)) = plt.subplots(2, 2, figsize=(11, 7), layout="constrained")
+    figure.suptitle(title)
+    for axes in (accuracy, divergence, weight):
+        _shade_stages(axes, run)
+    _accuracy(accuracy, runs)
+    _pass_rates(histogram, run)
+    _lines(divergence, run, {"paced/divergence/forward_kl": "forward KL", "paced/divergence/reverse_kl": "reverse KL"})
+    divergence.set(title="Divergence per token on the stage's responses", xlabel="step", ylabel="nats", yscale="log")
+    _lines(weight, run, {"paced/weight/zero_share": "share of prompts of weight 0", "paced/weight/ess": "effective share of prompts"})
+    weight.set(title="Where the budget goes", xlabel="step", ylabel="share of prompts", ylim=(0, 1))
+    for axes in (accuracy, histogram, divergence, weight):
+        axes.legend(fontsize=8, frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _shade_stages(axes: Axes, run: Run) -> None:
+    stages = run.series("paced/stage")
+    for stage in sorted(set(stages.values())):
+        steps = [step for step, value in stages.items() if value == stage]
+        colour = STAGE_COLOURS[(int(stage) - 1) % len(STAGE_COLOURS)]
+        axes.axvspan(min(steps) - 1, max(steps), color=colour, lw=0, zorder=0)
+
+
+def _accuracy(axes: Axes, runs: Mapping[str, Run]) -> None:
+    for style, (name, run) in zip(("o-", "s--", "^:"), runs.items(), strict=False):
+        points = run.accuracy()
+        axes.plot(list(points), list(points.values()), style, label=name)
+    axes.set(title="Held-out accuracy", xlabel="step", ylabel="accuracy", ylim=(0, 1))
+
+
+def _pass_rates(axes: Axes, run: Run) -> None:
+    count = max(1, len(run.pass_rates))
+    for i, (done, table) in enumerate(run.pass_rates.items()):
+        bins = table.summary()["histogram"]
+        total = max(1, sum(bins))
+        positions = [bin_ / 10 + (i + 0.5) * 0.1 / count for bin_ in range(10)]
+        axes.bar(positions, [n / total for n in bins], width=0.09 / count, label=f"after {done} steps")
+    axes.set(title="Pass rates on the training prompts", xlabel="pass rate", ylabel="share of prompts")
+
+
+def _lines(axes: Axes, run: Run, names: Mapping[str, str]) -> None:
+    for name, label in names.items():
+        points = run.series(name)
+        axes.plot(list(points), list(points.values()), label=label, lw=1.5)

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# One command on a fresh CPU machine: a real two-stage PACED run inside verl's trainer, in under 20 minutes on 2 cores.
+#   scripts/quickstart.sh [--steps N] [--seed N] [--compare] [--fresh] [--keep-going]
+# See scripts/quickstart.py for what it does; --help for the options.
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+export PACED_STARTED=${PACED_STARTED:-$(date +%s)}
+python=$("$root/scripts/setup_cpu.sh" "${PACED_VENV:-$root/.venv}")
+export VERL_PLATFORM=cpu HF_HUB_OFFLINE=1
+exec "$python" "$root/scripts/quickstart.py" "$@"
