@@ -10,6 +10,7 @@ so this module computes ``rest`` and its gradient, and ordinary autograd does ev
 ``rest`` comes from a sum that leaves the ids out, not from 1 − Σ: a tail of 1e-12 is as exact as one of 0.3.
 """
 
+import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,8 +40,9 @@ def support_log_probs(logits: torch.Tensor, ids: torch.Tensor, rows: torch.Tenso
     Raises:
         ValueError: if the shapes do not match.
 
-    Besides the logits, memory is a float32 chunk (with ``rows`` also its source in the logits' dtype), (m, k+1) tensors
-    and, in backward, the gradient in the logits' dtype. Differentiable once.
+    Besides the logits, memory is a float32 chunk (with ``rows`` also its source, in the logits' dtype), tensors of
+    (m, k+1) and, in backward, the gradient in the logits' dtype. On a GPU with Triton there is no chunk.
+    Differentiable once.
     """
     if logits.ndim != 2 or ids.ndim != 2 or len(logits) != len(ids):
         raise ValueError(f"want logits (n, V) and ids (n, k), got {tuple(logits.shape)} and {tuple(ids.shape)}")
@@ -78,6 +80,10 @@ def _all_rows(logits: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
 
 def _rest_logsumexp(logits: torch.Tensor, ids: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
     """(m,) logsumexp over the tokens outside ids, −inf where there is none."""
+    if _has_kernel(logits):
+        from paced_verl.divergence import fused
+
+        return fused.rest_logsumexp(logits, ids, rows)
     rest = []
     for chunk, here, _ in _chunks(logits, ids, rows):
         chunk.scatter_(1, ids[here], -torch.inf)
@@ -94,6 +100,10 @@ def _rest_gradient(
 
     What it leaves at the ids is for the caller to overwrite.
     """
+    if _has_kernel(logits):
+        from paced_verl.divergence import fused
+
+        return fused.rest_gradient(logits, ids, rows, rest, grad_rest)
     grad_logits = torch.empty_like(logits) if rows is None else torch.zeros_like(logits)
     # The softmax of a row of −inf is NaN; a 0 at its ids keeps it finite, and grad_rest is 0 there.
     blank = torch.where(rest == -torch.inf, 0.0, -torch.inf).to(rest.dtype).unsqueeze(1).expand_as(ids)
@@ -123,3 +133,8 @@ def _chunks(
 
 def _compute_dtype(logits: torch.Tensor) -> torch.dtype:
     return torch.promote_types(logits.dtype, torch.float32)
+
+
+def _has_kernel(logits: torch.Tensor) -> bool:
+    usable = logits.is_cuda and logits.dtype != torch.float64 and logits.stride(1) == 1
+    return usable and importlib.util.find_spec("triton") is not None
