@@ -23,6 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 from paced_verl.tasks.reasoning_gym import prepare, problems
 from paced_verl.tasks.reward import compute_score
 
+# The end of a turn is named as in Qwen3's own vocabulary: verl looks the name up for every Qwen3 model.
 PAD, END, ROLES = "<|pad|>", "<|im_end|>", ("<|system|>", "<|user|>", "<|assistant|>")
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|im_end|>' }}{% endfor %}"
@@ -121,7 +122,7 @@ def make_examples(
     streams = {name: problems(name, settings, seed) for name, settings in families.items()}
     drawn = (next(streams[name]) for name in cycle(families))
     kept = list(islice((problem for problem in drawn if problem["question"] not in exclude), size))
-    prompts = tokenizer([f"<|user|>{problem['question']}<|im_end|><|assistant|>" for problem in kept])["input_ids"]
+    prompts = tokenizer([f"<|user|>{problem['question']}{END}<|assistant|>" for problem in kept])["input_ids"]
     answers = tokenizer([problem["solution"] + END for problem in kept])["input_ids"]
     return [(prompt + answer, len(prompt)) for prompt, answer in zip(prompts, answers, strict=True)]
 
