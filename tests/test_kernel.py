@@ -196,7 +196,7 @@ def test_fit_exponents_recovers_the_exponents_of_a_beta_density():
 @pytest.mark.parametrize(
     ("rate", "message"),
     [
-        ([0.01, 0.99], r"v=0.2401.*v < m\(1-m\)/3 = 0.08333.*set alpha and beta by hand"),
+        ([0.2, 0.8], r"v=0.09.*v < m\(1-m\)/3 = 0.08333.*set alpha and beta by hand"),
         ([0.0, 1.0], "no prompt has a pass rate strictly between"),
         ([0.5, 0.5], "variance v is 0"),
         ([0.01] * 8 + [0.21] * 2, "negative exponent"),

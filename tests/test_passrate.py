@@ -148,16 +148,20 @@ def test_a_truncated_file_is_named(table, tmp_path, share):
 
 @pytest.mark.parametrize("column", range(4))
 def test_a_flipped_bit_is_noticed(tmp_path, column):
-    table = PassRateTable(5000)
-    table.observe(np.arange(5000), np.arange(5000) % 9, np.full(5000, 8), step=1)
+    rng = np.random.default_rng(0)
+    table, samples = PassRateTable(5000), rng.integers(1, 300, 5000)
+    table.observe(np.arange(5000), rng.integers(0, samples + 1), samples, step=1)
+    table.last_seen[:] = rng.integers(0, 5000, 5000)
     path = tmp_path / "rotten.parquet"
     table.save(path)
     chunk = pq.ParquetFile(path).metadata.row_group(0).column(column)
-    content = bytearray(path.read_bytes())
-    content[(chunk.dictionary_page_offset or chunk.data_page_offset) + chunk.total_compressed_size - 1] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"rotten\.parquet"):
-        PassRateTable.load(path)
+    start, content = chunk.dictionary_page_offset or chunk.data_page_offset, path.read_bytes()
+    for share in (0.2, 0.5, 0.8, 0.99):
+        rotten = bytearray(content)
+        rotten[start + int(share * chunk.total_compressed_size)] ^= 1
+        path.write_bytes(rotten)
+        with pytest.raises(ValueError, match=r"rotten\.parquet"):
+            PassRateTable.load(path, expected_size=5000)
 
 
 @pytest.mark.parametrize(
