@@ -38,8 +38,9 @@ def check(config: DictConfig) -> PacedConfig:
     assert isinstance(block, dict)
     paced = PacedConfig.parse({str(key): value for key, value in block.items()})
     problems = [*_versions(), *_wiring(config, paced), *_conflicts(config, paced), *_files(config, paced)]
-    if not problems:
-        problems = [*_data(config, paced), *_models(config, paced)]
+    # Each step reads what the one before has found to be there.
+    for step in (_data, _models):
+        problems = problems or list(step(config, paced))
     if problems:
         raise ConfigError("\n".join(problems))
     return paced
@@ -58,7 +59,11 @@ def _wiring(config: DictConfig, paced: PacedConfig) -> Iterator[str]:
         ("trainer.use_v1", config.trainer.use_v1, True),
         ("distillation.enabled", distillation.enabled, True),
         ("distillation.distillation_loss.loss_mode", distillation.distillation_loss.loss_mode, LOSS_MODE),
-        ("distillation.distillation_loss.use_policy_gradient", distillation.distillation_loss.use_policy_gradient, False),
+        (
+            "distillation.distillation_loss.use_policy_gradient",
+            distillation.distillation_loss.use_policy_gradient,
+            False,
+        ),
         ("distillation.distillation_loss.topk", distillation.distillation_loss.topk, paced.teacher.topk),
         (
             "actor_rollout_ref.rollout.agent.agent_loop_manager_class",
@@ -182,7 +187,9 @@ def _columns(config: DictConfig, paced: PacedConfig, file: str) -> Iterator[str]
         why = "without it no response can be scored, and there is no pass rate: the reward function reads it"
         needed |= {"data_source": why, "reward_model": why}
     if "solution" in context.variables:
-        needed[f"extra_info.{paced.teacher.solution_key}"] = f"paced.teacher.context={paced.teacher.context} shows it to the teacher"
+        needed[f"extra_info.{paced.teacher.solution_key}"] = (
+            f"paced.teacher.context={paced.teacher.context} shows it to the teacher"
+        )
     if "answer" in context.variables:
         needed["reward_model.ground_truth"] = f"paced.teacher.context={paced.teacher.context} shows it to the teacher"
     if paced.targets.column:
@@ -207,7 +214,9 @@ def _has_field(schema: pa.Schema, path: str) -> bool:
 def _models(config: DictConfig, paced: PacedConfig) -> Iterator[str]:
     """Vocabularies and lengths, of models that are folders here (a hub's are checked by verl when it loads them)."""
     student = config.actor_rollout_ref.model.path
-    teachers = {key: teacher for key, teacher in config.distillation.teacher_models.items() if teacher.get("model_path")}
+    teachers = {
+        key: teacher for key, teacher in config.distillation.teacher_models.items() if teacher.get("model_path")
+    }
     for key, path in [("actor_rollout_ref.model.path", student)] + [
         (f"distillation.teacher_models.{name}.model_path", teacher.model_path) for name, teacher in teachers.items()
     ]:
@@ -234,7 +243,9 @@ def _models(config: DictConfig, paced: PacedConfig) -> Iterator[str]:
             yield f"paced.teacher.topk={paced.teacher.topk} exceeds the teacher's vocabulary of {sizes['vocab_size']} tokens."
         limit = teacher.inference.max_model_len or sizes.get("max_position_embeddings")
         if limit is not None:
-            yield from _teacher_lengths(config, paced, tokenizer, int(limit), f"distillation.teacher_models.{name}.inference.max_model_len")
+            yield from _teacher_lengths(
+                config, paced, tokenizer, int(limit), f"distillation.teacher_models.{name}.inference.max_model_len"
+            )
 
 
 def _teacher_lengths(config: DictConfig, paced: PacedConfig, tokenizer: Any, limit: int, key: str) -> Iterator[str]:

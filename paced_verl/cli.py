@@ -74,7 +74,7 @@ def show(file: Annotated[Path, typer.Argument(help="A pass_rates.parquet, of a c
     console.print(histogram)
 
 
-def compose(overrides: list[str], config_name: str, config_path: Path | None):  # noqa: ANN201 - a DictConfig
+def compose(overrides: list[str], config_name: str, config_path: Path | None):
     """Compose a run's configuration as verl's launcher would."""
     import verl  # noqa: F401  (registers the search path)
     from hydra import compose as hydra_compose
@@ -92,7 +92,7 @@ def compose(overrides: list[str], config_name: str, config_path: Path | None):  
     return config
 
 
-def _or_exit(run):  # noqa: ANN001, ANN202
+def _or_exit(run):
     """Run, and turn what a person did wrong into a message and exit code 1."""
     from hydra.errors import HydraException
 

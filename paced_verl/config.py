@@ -11,7 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictFloat,
+    StrictInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from paced_verl.kernel import Kernel
 from paced_verl.schedule import Schedule
@@ -119,7 +128,9 @@ class StageConfig(_Block):
     @classmethod
     def _in_range(cls, until: int | float) -> int | float:
         if isinstance(until, float) and not 0 < until <= 1:
-            raise ValueError("a fraction of the run lies in (0, 1]; a number of steps is written without a decimal point")
+            raise ValueError(
+                "a fraction of the run lies in (0, 1]; a number of steps is written without a decimal point"
+            )
         if isinstance(until, int) and until < 1:
             raise ValueError("a stage ends at step 1 or later")
         return until
@@ -150,7 +161,9 @@ class TeacherConfig(_Block):
         from paced_verl.context import BUILTIN
 
         if context not in BUILTIN and not Path(context).is_file():
-            raise ValueError(f"expected one of {', '.join(BUILTIN)}, or the path of a Jinja template; there is no such file")
+            raise ValueError(
+                f"expected one of {', '.join(BUILTIN)}, or the path of a Jinja template; there is no such file"
+            )
         return context
 
 

@@ -21,7 +21,10 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at versions, at verl's plugin loading, and at everything the plugin registers."""
-    findings = [Finding(sys.version_info >= (3, 10), f"Python {sys.version.split()[0]}"), _version("verl", VERL_VERSION)]
+    findings = [
+        Finding(sys.version_info >= (3, 10), f"Python {sys.version.split()[0]}"),
+        _version("verl", VERL_VERSION),
+    ]
     if not findings[-1].ok:
         return findings
     findings += [_version(name) for name in ("torch", "transformers", "ray", "TransferQueue", "tensordict")]
@@ -74,7 +77,9 @@ def _registrations() -> Finding:
         return Finding(False, f"verl's trainer cannot be imported: {type(error).__name__}: {error}")
     missing = [mode for mode in TRAINER_MODES if mode not in TRAINER_REGISTRY]
     missing += [] if LOSS_MODE in DISTILLATION_SETTINGS_REGISTRY else [f"loss_mode {LOSS_MODE}"]
-    return Finding(not missing, f"not registered: {', '.join(missing)}" if missing else "trainer, loss and agent loop registered")
+    return Finding(
+        not missing, f"not registered: {', '.join(missing)}" if missing else "trainer, loss and agent loop registered"
+    )
 
 
 def _device() -> Finding:

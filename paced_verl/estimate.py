@@ -18,6 +18,7 @@ from transfer_queue import KVBatchMeta
 from verl.utils import tensordict_utils as tu
 from verl.utils.dataset.rl_dataset import collate_fn
 
+from paced_verl import fields
 from paced_verl.passrate import PassRateTable
 
 PARTITION = "val"
@@ -81,7 +82,7 @@ def _submit(prompts: Any, chunk: Sequence[int], samples: int, temperature: float
     tu.assign_non_tensor_data(batch, "global_steps", step)
     tu.assign_non_tensor_data(batch, "validate", True)
     tu.assign_non_tensor_stack(batch, "__rollout_n__", [samples] * len(batch))
-    tu.assign_non_tensor_stack(batch, "paced_temperature", [temperature] * len(batch))
+    tu.assign_non_tensor_stack(batch, fields.TEMPERATURE, [temperature] * len(batch))
     tags = [{"is_prompt": True, "status": "pending", "global_steps": step} for _ in range(len(batch))]
     tq.kv_batch_put(keys=list(batch["uid"]), partition_id=PARTITION, tags=tags)
     manager.generate_sequences(batch)
@@ -89,14 +90,16 @@ def _submit(prompts: Any, chunk: Sequence[int], samples: int, temperature: float
 
 
 def _count(table: PassRateTable, batch: KVBatchMeta, threshold: float, step: int) -> None:
-    final: dict[str, tuple[int, str]] = defaultdict(lambda: (-1, ""))  # of several outputs of a session, the last counts
+    final: dict[str, tuple[int, str]] = defaultdict(
+        lambda: (-1, "")
+    )  # of several outputs of a session, the last counts
     for key in batch.keys:
         session, index = key.rsplit("_", 1)
         final[session] = max(final[session], (int(index), key))
     keys = [key for _, key in final.values()]
-    fields = ["paced_prompt", "rm_scores", "extra_fields"]
-    rows = tq.kv_batch_get(keys=keys, partition_id=PARTITION, select_fields=fields)
-    prompts = np.array([int(getattr(prompt, "data", prompt)) for prompt in rows["paced_prompt"]])
+    names = [fields.PROMPT, "rm_scores", "extra_fields"]
+    rows = tq.kv_batch_get(keys=keys, partition_id=PARTITION, select_fields=names)
+    prompts = np.array([int(getattr(prompt, "data", prompt)) for prompt in rows[fields.PROMPT]])
     correct = np.asarray(correct_of_row(rows, threshold))
     table.observe(prompts, correct, np.ones_like(correct), step=step)
     tq.kv_clear(keys=batch.keys, partition_id=PARTITION)

@@ -2,13 +2,8 @@
 
 verl calls the loss of a micro-batch twice (``verl.trainer.distillation.losses.distillation_ppo_loss``): with
 ``student_logits``, as a logits processor that returns one number a token, then with ``model_output`` that holds these
-numbers, for the scalar that is differentiated. Rows say what to do in their fields:
-
-``paced_stage`` (B, 1) int64
-    Which stage of the schedule, hence which divergence.
-``paced_weight`` (B, 1) float32
-    The factor of the row's divergence. Rows of weight 0, prompts and masked tokens cost nothing: their logits are
-    neither read nor given a gradient other than zero.
+numbers, for the scalar that is differentiated. Rows say what to do in their fields (:mod:`paced_verl.fields`): their stage, hence their divergence, and their weight. Rows
+of weight 0, prompts and masked tokens cost nothing: their logits are neither read nor given a gradient other than zero.
 """
 
 from __future__ import annotations
@@ -25,12 +20,18 @@ from verl.workers.config import ActorConfig, DistillationConfig
 from verl.workers.utils.losses import ppo_loss
 from verl.workers.utils.padding import no_padding_2_padding
 
+from paced_verl import fields
 from paced_verl.checks import LOSS_MODE
 from paced_verl.divergence import token_divergence
 from paced_verl.schedule import Schedule
 
 METRIC_PREFIX = "paced/divergence"
-_DIAGNOSTICS = {"forward_kl": "forward_kl", "reverse_kl": "reverse_kl", "tail_mass": "teacher_tail", "student_tail_mass": "student_tail"}
+_DIAGNOSTICS = {
+    "forward_kl": "forward_kl",
+    "reverse_kl": "reverse_kl",
+    "tail_mass": "teacher_tail",
+    "student_tail_mass": "student_tail",
+}
 """Name of the metric: field of :class:`paced_verl.divergence.TokenDivergence`."""
 
 
@@ -83,7 +84,7 @@ def _trained_tokens(data: TensorDict) -> torch.Tensor:
     mask, lengths = data["response_mask"].values().bool(), data["response_mask"].offsets().diff()
     row = torch.repeat_interleave(torch.arange(len(lengths), device=mask.device), lengths)
     position_in_response = torch.arange(len(row), device=mask.device) - data["response_mask"].offsets()[row]
-    trained = mask & (data["paced_weight"].view(-1)[row] != 0)
+    trained = mask & (fields.per_row(data[fields.WEIGHT]).view(-1)[row] != 0)
     # The response fills the end of its sequence, and logits predict the next token.
     position = ends[row] - lengths[row] - 1 + position_in_response
     selected = torch.zeros(int(ends[-1]), dtype=torch.bool, device=mask.device)
@@ -91,11 +92,11 @@ def _trained_tokens(data: TensorDict) -> torch.Tensor:
     return selected
 
 
-def _token_values(
-    schedule: Schedule, data: TensorDict, student_logits: torch.Tensor
-) -> dict[str, torch.Tensor]:
+def _token_values(schedule: Schedule, data: TensorDict, student_logits: torch.Tensor) -> dict[str, torch.Tensor]:
     """First call: the divergence of every trained token, 0 elsewhere."""
-    token_stage = torch.repeat_interleave(data["paced_stage"].view(-1), data["input_ids"].offsets().diff())
+    token_stage = torch.repeat_interleave(
+        fields.per_row(data[fields.STAGE]).view(-1), data["input_ids"].offsets().diff()
+    )
     stage_or_none = torch.where(_trained_tokens(data), token_stage, -1)
     teacher_ids, teacher_log_probs = data["teacher_ids"].values(), data["teacher_logprobs"].values()
     if get_ulysses_sequence_parallel_world_size() > 1:
@@ -145,18 +146,22 @@ def _scalar(
         "global_batch_size": data["global_batch_size"],
         "loss_scale_factor": config.loss_scale_factor,
     }
-    weight = data["paced_weight"].view(-1, 1)
+    weight = fields.per_row(data[fields.WEIGHT])
     loss = agg_loss(values * weight, mask, config.loss_agg_mode, **global_batch)
 
     # Sums here, divided by the number of trained tokens on the driver: exact whatever the split into micro-batches.
     trained = mask.bool() & (weight != 0)
     sums = {"value": values, **{name: no_padding_2_padding(model_output[name], data) for name in _DIAGNOSTICS}}
-    metrics = {f"{METRIC_PREFIX}/{name}": _global_sum((value.detach() * trained).sum(), data) for name, value in sums.items()}
+    metrics = {
+        f"{METRIC_PREFIX}/{name}": _global_sum((value.detach() * trained).sum(), data) for name, value in sums.items()
+    }
     metrics[f"{METRIC_PREFIX}/tokens"] = _global_sum(trained.sum(), data)
     metrics["distillation/loss"] = Metric(value=loss, aggregation=AggregationType.SUM)
 
     # A policy gradient needs tokens that the student sampled: none on teacher responses.
-    on_policy = any(schedule.stages[s].responses == "student" for s in data["paced_stage"].view(-1).tolist())
+    on_policy = any(
+        schedule.stages[s].responses == "student" for s in fields.per_row(data[fields.STAGE]).view(-1).tolist()
+    )
     if loss_config.use_task_rewards:
         loss = loss * loss_config.distillation_loss_coef
         if on_policy:

@@ -42,6 +42,17 @@ class PassRateTable:
         no observation. Raises ValueError, and changes nothing, for shapes that differ, prompts out of range, or counts
         that break 0 <= successes <= samples.
         """
+        prompts, k, n = self._check(prompts, successes, samples)
+        tried = n > 0
+        rows, where = np.unique(prompts[tried], return_inverse=True)
+        self.successes[rows] = self.successes[rows] * self.decay + np.bincount(where, k[tried], len(rows))
+        self.samples[rows] = self.samples[rows] * self.decay + np.bincount(where, n[tried], len(rows))
+        self.last_seen[rows] = step
+
+    def _check(
+        self, prompts: npt.ArrayLike, successes: npt.ArrayLike, samples: npt.ArrayLike
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """The three arrays, or a ValueError that says what is wrong with them."""
         prompts = np.asarray(prompts)
         k, n = np.asarray(successes, np.float64), np.asarray(samples, np.float64)
         if not prompts.shape == k.shape == n.shape:
@@ -49,7 +60,7 @@ class PassRateTable:
                 f"pass rates: shapes differ: prompts {prompts.shape}, successes {k.shape}, samples {n.shape}"
             )
         if not prompts.size:
-            return
+            return prompts.astype(np.int64), k, n
         if not np.issubdtype(prompts.dtype, np.integer):
             raise ValueError(f"pass rates: prompts must be integers, got {prompts.dtype}")
         if prompts.min() < 0 or prompts.max() >= len(self):
@@ -64,11 +75,7 @@ class PassRateTable:
                 "pass rates: need 0 <= successes <= samples, got "
                 f"{k.ravel()[i]} of {n.ravel()[i]} for prompt {prompts.ravel()[i]}"
             )
-        tried = n > 0
-        rows, where = np.unique(prompts[tried], return_inverse=True)
-        self.successes[rows] = self.successes[rows] * self.decay + np.bincount(where, k[tried], len(rows))
-        self.samples[rows] = self.samples[rows] * self.decay + np.bincount(where, n[tried], len(rows))
-        self.last_seen[rows] = step
+        return prompts.astype(np.int64, copy=False), k, n
 
     def reset(self) -> None:
         """Forget everything, e.g. before pass rates are estimated anew."""
@@ -174,15 +181,15 @@ class PassRateTable:
             )
         table = cls(size, float(metadata.get(b"paced_verl.decay", b"1.0")))
         try:
-            prompts = columns["prompt"].to_numpy()
-            if len(np.unique(prompts)) != len(prompts):
+            prompts, k, n = table._check(*(columns[name].to_numpy() for name in ("prompt", "successes", "samples")))
+            if len(prompts) and np.bincount(prompts).max() > 1:
                 raise ValueError("a prompt occurs in more than one row")
-            table.observe(prompts, columns["successes"].to_numpy(), columns["samples"].to_numpy(), step=0)
         except (ValueError, TypeError) as error:
             raise ValueError(
                 f"{path}: expected each prompt once, within 0..{size - 1}, and 0 <= successes <= samples, but {error}; "
                 "correct the file or estimate the pass rates again"
             ) from error
-        if "last_seen" in columns.column_names:
-            table.last_seen[prompts] = columns["last_seen"].to_numpy()
+        table.successes[prompts], table.samples[prompts] = k, n
+        table.last_seen[prompts] = columns["last_seen"].to_numpy() if "last_seen" in columns.column_names else 0
+        table.last_seen[table.samples == 0] = -1
         return table

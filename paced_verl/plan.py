@@ -82,7 +82,9 @@ class Plan:
         paced, weight = self.paced, self.paced.weight
         lines: list[str] = []
         if self.schedule is None:
-            lines.append("stages: the length of the run is known once the data are loaded (set trainer.total_training_steps)")
+            lines.append(
+                "stages: the length of the run is known once the data are loaded (set trainer.total_training_steps)"
+            )
         else:
             for stage in self.schedule.stages:
                 lines += [str(stage), f"    {self._work(stage)}"]
@@ -90,7 +92,9 @@ class Plan:
             "beta": "α, β by moments" if weight.fit else f"α={weight.alpha:g}, β={weight.beta:g}",
             "hard_filter": f"{weight.low:g} ≤ p ≤ {weight.high:g}",
         }.get(weight.kernel, "")
-        lines.append(f"weight: {weight.kernel} {detail}, {weight.estimate} estimate, mean 1 over all prompts".replace(" ,", ","))
+        lines.append(
+            f"weight: {weight.kernel} {detail}, {weight.estimate} estimate, mean 1 over all prompts".replace(" ,", ",")
+        )
         lines.append(f"pass rates: {self._estimates()}")
         sampler = paced.sampler
         lines.append(
@@ -98,7 +102,9 @@ class Plan:
             f"{', prompts of weight 0 skipped' if sampler.skip_zero_weight and sampler.power == 0 else ''}"
             f"{f', {sampler.explore:.0%} uniform exploration' if sampler.explore else ''}"
         )
-        lines.append(f"teacher: {paced.teacher.backend}, context {paced.teacher.context}, top-{paced.teacher.topk} + tail")
+        lines.append(
+            f"teacher: {paced.teacher.backend}, context {paced.teacher.context}, top-{paced.teacher.topk} + tail"
+        )
         lines.append("GPUs: " + ", ".join(f"{pool} {count}" for pool, count in self.pools.items()))
         lines += [f"ignored: {key} ({why})" for key, why in self.ignored.items()]
         return lines
@@ -111,7 +117,9 @@ class Plan:
                 f"{rows * steps} of each in the stage"
             )
         source = self.paced.targets.column or self.paced.targets.file
-        origin = f"from {source}, else written by the teacher" if source else "written by the teacher server once a prompt"
+        origin = (
+            f"from {source}, else written by the teacher" if source else "written by the teacher server once a prompt"
+        )
         return f"no rollouts, {rows} rows and teacher scorings per step; responses {origin}; {rows * steps} scorings in the stage"
 
     def _estimates(self) -> str:

@@ -24,7 +24,14 @@ class Prompts:
     """
 
     def __init__(
-        self, teacher: TeacherConfig, *, tokenizer: Any, processor: Any, data: Any, model_type: str | None, prompt_length: int
+        self,
+        teacher: TeacherConfig,
+        *,
+        tokenizer: Any,
+        processor: Any,
+        data: Any,
+        model_type: str | None,
+        prompt_length: int,
     ):
         self.context = TeacherContext(teacher.context, teacher.solution_key)
         self.prompt_length = prompt_length

@@ -1,15 +1,6 @@
 """Whose response a row gets, what the teacher sees, and when the teacher is asked: verl's agent loop, told by the row.
 
-The trainer writes these fields into a training prompt; a worker holds no state of its own:
-
-``paced_prompt``   position in the training set
-``paced_stage``    which stage of the schedule
-``paced_responses``  ``student`` or ``teacher``
-``paced_weight``   factor of the row in the loss; the teacher is not asked about rows of weight 0
-``paced_target``   stored teacher response (token ids), or ``None`` to have the teacher server write one
-
-and these into a prompt whose pass rate is estimated: ``paced_temperature``. Rows go back with ``paced_prompt``,
-``paced_stage``, ``paced_weight`` and ``paced_teacher`` (tokens the teacher read and wrote, seconds, skipped) as tensors.
+A worker holds no state of its own: everything it needs is in the row's fields (:mod:`paced_verl.fields`).
 """
 
 from __future__ import annotations
@@ -25,10 +16,9 @@ from verl.experimental.agent_loop import AgentLoopOutput
 from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 
+from paced_verl import fields
 from paced_verl.config import PacedConfig
 from paced_verl.prompts import Prompts
-
-_INSTRUCTIONS = ("paced_responses", "paced_target")
 
 
 class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  # type: ignore[name-defined,misc]
@@ -53,20 +43,34 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
         return errors
 
     async def _run_agent_loop(
-        self, sampling_params: dict[str, Any], trajectory: dict[str, Any], *, agent_name: str, trace: bool = True, **row: Any
+        self,
+        sampling_params: dict[str, Any],
+        trajectory: dict[str, Any],
+        *,
+        agent_name: str,
+        trace: bool = True,
+        **row: Any,
     ) -> Any:
         try:
-            if "paced_temperature" in row:
-                sampling_params = sampling_params | {"temperature": row.pop("paced_temperature"), "top_p": 1.0, "top_k": -1}
-            if "paced_stage" not in row:
-                return await super()._run_agent_loop(sampling_params, trajectory, agent_name=agent_name, trace=trace, **row)
-            responses, target = (row.pop(name) for name in _INSTRUCTIONS)
-            row["paced_prompt"] = torch.tensor([row["paced_prompt"]])
-            row["paced_stage"] = torch.tensor([row["paced_stage"]])
-            row["paced_weight"] = torch.tensor([row["paced_weight"]], dtype=torch.float32)
-            row["paced_teacher"] = torch.zeros(3)
+            if fields.TEMPERATURE in row:
+                sampling_params = sampling_params | {
+                    "temperature": row.pop(fields.TEMPERATURE),
+                    "top_p": 1.0,
+                    "top_k": -1,
+                }
+            if fields.STAGE not in row:
+                return await super()._run_agent_loop(
+                    sampling_params, trajectory, agent_name=agent_name, trace=trace, **row
+                )
+            responses, target = row.pop(fields.RESPONSES), row.pop(fields.TARGET)
+            row[fields.PROMPT] = torch.tensor([row[fields.PROMPT]])
+            row[fields.STAGE] = torch.tensor([row[fields.STAGE]])
+            row[fields.WEIGHT] = torch.tensor([row[fields.WEIGHT]], dtype=torch.float32)
+            row[fields.TEACHER] = torch.zeros(3)
             if responses == "student":
-                return await super()._run_agent_loop(sampling_params, trajectory, agent_name=agent_name, trace=trace, **row)
+                return await super()._run_agent_loop(
+                    sampling_params, trajectory, agent_name=agent_name, trace=trace, **row
+                )
             output = await self._teacher_response(target, row)
             return await self._agent_loop_postprocess(output, trajectory["validate"], **row)
         except Exception as error:
@@ -87,7 +91,7 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
                 break
         else:
             output = self._skipped(prompt_ids, row)
-        row["paced_teacher"][1] += time.monotonic() - started
+        row[fields.TEACHER][1] += time.monotonic() - started
         return output
 
     async def _ask_for_response(self, row: dict[str, Any]) -> list[int]:
@@ -101,7 +105,7 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
                 "top_p": self.paced.targets.top_p,
             },
         )
-        row["paced_teacher"][0] += len(prompt_ids) + len(output.token_ids)
+        row[fields.TEACHER][0] += len(prompt_ids) + len(output.token_ids)
         return list(output.token_ids)
 
     def _is_correct(self, output: AgentLoopOutput) -> bool:
@@ -131,8 +135,8 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
         output.response_mask = [0]
         output.reward_score = 0.0
         output.extra_fields["reward_extra_info"] = {}
-        row["paced_weight"].zero_()
-        row["paced_teacher"][2] = 1
+        row[fields.WEIGHT].zero_()
+        row[fields.TEACHER][2] = 1
         return output
 
     async def _compute_teacher_logprobs(
@@ -151,7 +155,7 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
         # Positions that are not read by the loss hold a valid distribution all the same.
         teacher_ids = torch.arange(topk, dtype=torch.int32).repeat(length, 1)
         teacher_logprobs = torch.full((length, topk), -math.log(topk))
-        if sample_kwargs["paced_weight"].item() > 0:
+        if sample_kwargs[fields.WEIGHT].item() > 0:
             started = time.monotonic()
             # The student's own tokens where both see the same: it may have had several turns.
             privileged = self.prompts.context.privileged
@@ -166,8 +170,8 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
             # A position holds the distribution of the next token: the response's are the last ones but one.
             response = slice(-len(response_ids) - 1, -1)
             teacher_ids[response], teacher_logprobs[response] = self._in_vocabulary(ids[response], logprobs[response])
-            sample_kwargs["paced_teacher"][0] += len(sequence_ids)
-            sample_kwargs["paced_teacher"][1] += time.monotonic() - started
+            sample_kwargs[fields.TEACHER][0] += len(sequence_ids)
+            sample_kwargs[fields.TEACHER][1] += time.monotonic() - started
         output.extra_fields["teacher_ids"] = teacher_ids
         output.extra_fields["teacher_logprobs"] = teacher_logprobs
 
@@ -194,4 +198,6 @@ class PacedAgentLoopManager(AgentLoopManagerTQ):
 
     def pop_errors(self) -> list[str]:
         """What went wrong in the workers' rollouts since the last call."""
-        return [error for errors in ray.get([w.pop_errors.remote() for w in self.agent_loop_workers]) for error in errors]
+        return [
+            error for errors in ray.get([w.pop_errors.remote() for w in self.agent_loop_workers]) for error in errors
+        ]

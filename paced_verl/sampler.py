@@ -13,6 +13,7 @@ from paced_verl.passrate import PassRateTable
 
 _BLOCK = 256  # prompts that share one entry of the sums a draw searches
 _PART = 256 * _BLOCK  # prompts handled at once in a pass over all of them; its temporaries fit a core's cache
+_ROWS = 64  # blocks searched at once; their weights fit a core's cache
 _AHEAD = 1024  # positions of an epoch's order computed at once
 
 IntArray = npt.NDArray[np.int64]
@@ -35,7 +36,8 @@ class PassRateSampler:
         multiple of the batch size keeps a ``drop_last`` loader from discarding prompts.
 
     A prompt whose weight the kernel does not know (NaN: never sampled) gets the mean weight of the others, 1 if that
-    is 0. Memory is 4 bytes a prompt on top of the table's 12; a draw costs O(N/256).
+    is 0. Memory is 4 bytes a prompt on top of the table's 12; only `refresh` and
+    `metrics` look at all N prompts.
 
     Usable as ``sampler=`` of a torch DataLoader. With torchdata's StatefulDataLoader (num_workers=0) a restored run
     goes on as if undisturbed, provided the table is restored first; weights are recomputed from it.
@@ -240,14 +242,18 @@ class PassRateSampler:
 
     def _invert(self, u: FloatArray) -> IntArray:
         """Prompts with probability ∝ w^γ from uniform numbers u in [0, 1): the block, then the prompt inside it."""
-        u = u * self._total
-        block = np.searchsorted(self._cumulative, u, side="right")
-        below = np.where(block > 0, self._cumulative[block - 1], 0.0)
-        w = self._fill(self._weights.reshape(-1, _BLOCK)[block].astype(np.float64))
-        inside = np.cumsum(self._mass(w), axis=1)
-        # Rescaled, as the sum inside the block is rounded otherwise than its share of the cumulated sums.
-        share = np.minimum((u - below) / (self._cumulative[block] - below), 1 - 2**-53)
-        return block * _BLOCK + np.sum(inside <= (share * inside[:, -1])[:, None], axis=1)
+        prompts = np.empty(len(u), np.int64)
+        for start in range(0, len(u), _ROWS):
+            x = u[start : start + _ROWS] * self._total
+            block = np.searchsorted(self._cumulative, x, side="right")
+            below = np.where(block > 0, self._cumulative[block - 1], 0.0)
+            w = self._fill(self._weights.reshape(-1, _BLOCK)[block].astype(np.float64))
+            inside = np.cumsum(self._mass(w), axis=1)
+            # Rescaled, as the sum inside the block is rounded otherwise than its share of the cumulated sums.
+            share = np.minimum((x - below) / (self._cumulative[block] - below), 1 - 2**-53)
+            chosen = np.sum(inside <= (share * inside[:, -1])[:, None], axis=1)
+            prompts[start : start + _ROWS] = block * _BLOCK + chosen
+        return prompts
 
     def _walk(self, n: int) -> IntArray:
         """The next n prompts of the epochs' orders, without those of weight 0."""

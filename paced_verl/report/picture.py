@@ -33,7 +33,11 @@ def draw(runs: Mapping[str, Run], path: Path, title: str) -> None:
     _pass_rates(histogram, run)
     _lines(divergence, run, {"paced/divergence/forward_kl": "forward KL", "paced/divergence/reverse_kl": "reverse KL"})
     divergence.set(title="Divergence per token on the stage's responses", xlabel="step", ylabel="nats", yscale="log")
-    _lines(weight, run, {"paced/weight/zero_share": "share of prompts of weight 0", "paced/weight/ess": "effective share of prompts"})
+    _lines(
+        weight,
+        run,
+        {"paced/weight/zero_share": "share of prompts of weight 0", "paced/weight/ess": "effective share of prompts"},
+    )
     weight.set(title="Where the budget goes", xlabel="step", ylabel="share of prompts", ylim=(0, 1))
     for axes in (accuracy, histogram, divergence, weight):
         axes.legend(fontsize=8, frameon=False)

@@ -1,0 +1,217 @@
+"""Promise 7: bad input is one clear message, where the configuration is composed and before Ray starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from omegaconf import DictConfig, open_dict
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from paced_verl.checks import check
+from paced_verl.cli import compose
+from paced_verl.config import ConfigError
+from paced_verl.passrate import PassRateTable
+from paced_verl.plan import Plan
+
+ROWS = 12
+
+
+def write_model(folder: Path, words: list[str], vocab_size: int = 100, positions: int = 256) -> Path:
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["<unk>", *words])}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", chat_template="{% for m in messages %}{{ m['content'] }} {% endfor %}"
+    )
+    fast.save_pretrained(folder)
+    sizes = {"model_type": "qwen3", "vocab_size": vocab_size, "max_position_embeddings": positions}
+    (folder / "config.json").write_text(json.dumps(sizes))
+    return folder
+
+
+def write_data(path: Path, **replaced: object) -> Path:
+    columns: dict[str, object] = {
+        "data_source": ["task"] * ROWS,
+        "prompt": [[{"role": "user", "content": f"problem {i}"}] for i in range(ROWS)],
+        "reward_model": [{"style": "rule", "ground_truth": "4"}] * ROWS,
+        "extra_info": [{"index": i, "solution": "two and two " * 5} for i in range(ROWS)],
+    }
+    columns |= replaced
+    pq.write_table(pa.table({name: column for name, column in columns.items() if column is not None}), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    write_data(folder / "train.parquet")
+    write_model(folder / "student", ["problem", "two", "and"])
+    write_model(folder / "teacher", ["problem", "two", "and"])
+    write_model(folder / "stranger", ["problem", "two", "other"])
+    return folder
+
+
+def config_of(folder: Path, *overrides: str, group: str = "two_stage") -> DictConfig:
+    return compose(
+        [
+            f"+paced={group}",
+            "+machine=cpu",
+            f"data.train_files={folder}/train.parquet",
+            f"data.val_files={folder}/train.parquet",
+            "data.train_batch_size=4",
+            "data.max_prompt_length=32",
+            "data.max_response_length=32",
+            f"actor_rollout_ref.model.path={folder}/student",
+            f"distillation.teacher_models.teacher_model.model_path={folder}/teacher",
+            "actor_rollout_ref.actor.ppo_mini_batch_size=4",
+            "actor_rollout_ref.rollout.n=2",
+            "trainer.total_training_steps=10",
+            *overrides,
+        ],
+        "ppo_trainer",
+        None,
+    )
+
+
+def problem_of(config: DictConfig) -> str:
+    with pytest.raises(ConfigError) as error:
+        Plan.of(config)
+    return str(error.value)
+
+
+def test_a_good_configuration_passes(folder: Path) -> None:
+    check(config_of(folder))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["trainer.v1.trainer_mode=sync"], ["trainer.v1.trainer_mode=sync", "would be ignored", "paced_sync"]),
+        (["distillation.enabled=False"], ["distillation.enabled=False"]),
+        (["distillation.distillation_loss.loss_mode=k3"], ["loss_mode=k3"]),
+        (["distillation.distillation_loss.topk=7"], ["topk=7", "64"]),
+        (["distillation.distillation_loss.log_prob_min_clamp=-10"], ["log_prob_min_clamp=-10", "forward_kl_topk"]),
+        (["actor_rollout_ref.rollout.agent.agent_loop_manager_class=x.Y"], ["agent_loop_manager_class=x.Y"]),
+        (["actor_rollout_ref.model.use_fused_kernels=True"], ["use_fused_kernels", "logits"]),
+        (["actor_rollout_ref.rollout.calculate_log_probs=True"], ["calculate_log_probs", "responses: student"]),
+        (["distillation.n_gpus_per_node=0"], ["n_gpus_per_node=0", "teacher"]),
+        (["paced.teacher.topk=101"], ["topk=101", "vocabulary of 100"]),
+        (["paced.schedule.0.until=0.01"], ["paced.schedule[0].until=0.01", "step 0"]),
+        (["paced.schedule.1.until=0.4"], ["paced.schedule[1].until=0.4", "overlap"]),
+        (["paced.pass_rate.file=/no/such/table.parquet"], ["/no/such/table.parquet", "no such file"]),
+        (["data.train_files=/no/such/data.parquet"], ["/no/such/data.parquet does not exist"]),
+        (["actor_rollout_ref.model.path=/no/such/model"], ["actor_rollout_ref.model.path=/no/such/model"]),
+        (["paced.targets.column=extra_info.response"], ["no field extra_info.response", "paced.targets.column"]),
+        (["paced.teacher.solution_key=proof", "paced.teacher.context=solution"], ["no field extra_info.proof"]),
+        (["distillation.teacher_models.teacher_model.inference.max_model_len=64"], ["max_model_len=64", "65 or more"]),
+        (
+            ["distillation.teacher_models.teacher_model.inference.max_model_len=70", "paced.teacher.context=solution"],
+            ["max_model_len=70", "context=solution"],
+        ),
+        (["reward.reward_model.enable=True", "reward.reward_model.rollout.name=vllm"], ["enable_resource_pool"]),
+        (
+            ["actor_rollout_ref.actor.use_dynamic_bsz=False", "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8"],
+            ["paced.schedule[0] trains 4 rows", "ppo_micro_batch_size_per_gpu=8"],
+        ),
+    ],
+)
+def test_a_configuration_that_cannot_run_says_so(folder: Path, overrides: list[str], words: list[str]) -> None:
+    message = problem_of(config_of(folder, *overrides))
+    for word in words:
+        assert word in message
+
+
+def test_no_teacher(folder: Path) -> None:
+    config = config_of(folder)
+    with open_dict(config):
+        config.distillation.teacher_models.teacher_model.model_path = None
+    assert "which model is the teacher" in problem_of(config)
+
+
+def test_vocabularies_that_differ(folder: Path) -> None:
+    teacher = f"distillation.teacher_models.teacher_model.model_path={folder}/stranger"
+    assert "vocabulary differs from the student's" in problem_of(config_of(folder, teacher))
+
+
+def test_no_signal_of_correctness(folder: Path, tmp_path: Path) -> None:
+    data = write_data(tmp_path / "bare.parquet", reward_model=None)
+    message = problem_of(config_of(folder, f"data.train_files={data}"))
+    assert "no field reward_model" in message
+    assert "there is no pass rate" in message
+
+
+def test_data_that_are_no_parquet(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "data.parquet").write_bytes(b"junk")
+    assert "not a parquet file" in problem_of(config_of(folder, f"data.train_files={tmp_path}/data.parquet"))
+
+
+def test_a_table_of_other_data(folder: Path, tmp_path: Path) -> None:
+    PassRateTable(ROWS + 1).save(tmp_path / "table.parquet")
+    message = problem_of(config_of(folder, f"paced.pass_rate.file={tmp_path}/table.parquet"))
+    assert "table.parquet" in message
+    assert str(ROWS) in message
+
+
+def test_a_corrupt_table(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "table.parquet").write_bytes(b"PAR1junk")
+    assert "table.parquet" in problem_of(config_of(folder, f"paced.pass_rate.file={tmp_path}/table.parquet"))
+
+
+def test_another_verl(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.metadata
+
+    versions = importlib.metadata.version
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.8.0" if name == "verl" else versions(name))
+    assert "verl 0.8.0 is installed" in problem_of(config_of(folder))
+
+
+def test_the_plan_says_what_will_run(folder: Path) -> None:
+    text = str(Plan.of(config_of(folder, "data.shuffle=False", "paced.weight.low=0.1")))
+    for line in (
+        "stage 1 (steps 1–5): forward_kl on teacher responses",
+        "no rollouts, 4 rows and teacher scorings per step",
+        "stage 2 (steps 6–10): reverse_kl on student responses",
+        "2 rollout(s) per prompt, 8 rows and teacher scorings per step; 40 of each in the stage",
+        "K=8 at temperature 1 before step 1, 6, 96 rollouts each time",
+        "GPUs: trainer + student vLLM 1, teacher vLLM 1",
+        "ignored: data.shuffle=False (the pass-rate sampler decides the order)",
+        "ignored: paced.weight.low, high (kernel: beta has no bounds)",
+    ):
+        assert line in text
+
+
+@pytest.mark.parametrize("group", ["two_stage", "forward_kl", "reverse_kl", "uniform", "hard_filter"])
+def test_every_group_in_the_wheel_composes_and_passes(folder: Path, group: str) -> None:
+    Plan.of(config_of(folder, group=group))
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, env=os.environ | environment, timeout=120
+    )
+
+
+def test_verls_launcher_stops_before_ray(folder: Path) -> None:
+    """The real launcher, with a misspelt key: an exit code, a message, and no Ray."""
+    result = run(
+        *("-m", "verl.trainer.main_ppo", "+paced=two_stage", "+machine=cpu", "+paced.weight.alpah=2"),
+        f"data.train_files={folder}/train.parquet",
+        VERL_PLATFORM="cpu",
+    )
+    assert result.returncode != 0
+    assert "paced.weight.alpah is not a key that anything reads. Did you mean 'alpha'?" in result.stderr
+    assert "ray init" not in result.stdout
+
+
+def test_a_plugin_that_is_not_loaded_is_loud() -> None:
+    arguments = ("-m", "verl.trainer.main_ppo", "+paced=two_stage")
+    result = run(*arguments, VERL_PLATFORM="", VERL_USE_EXTERNAL_PLUGINS="none")
+    assert result.returncode != 0
+    assert "paced/two_stage" in result.stderr

@@ -1,0 +1,52 @@
+"""Promise 8: installed and unused, the plugin costs nothing and changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+COMPOSE = """
+import json, verl
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+with initialize_config_module("verl.trainer.config", version_base=None):
+    print("CONFIG" + json.dumps(OmegaConf.to_container(compose("ppo_trainer"), resolve=False), sort_keys=True))
+"""
+LOADED = """
+import json, sys, verl
+print("CONFIG" + json.dumps(sorted(m for m in sys.modules if m.startswith(("paced_verl", "hydra.", "vllm", "verl.trainer.ppo")))))
+"""
+
+
+def run(code: str, plugins: str) -> object:
+    environment = {k: v for k, v in os.environ.items() if k != "VERL_PLATFORM"} | {"VERL_USE_EXTERNAL_PLUGINS": plugins}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.rsplit("CONFIG", 1)[1])
+
+
+def test_verls_configuration_is_the_same_with_and_without_the_plugin() -> None:
+    assert run(COMPOSE, "auto") == run(COMPOSE, "none")
+
+
+def test_a_process_that_only_imports_verl_imports_nothing_more() -> None:
+    assert run(LOADED, "auto") == ["paced_verl", *run(LOADED, "none")]
+
+
+def test_the_core_needs_neither_ray_nor_verl() -> None:
+    core = ["kernel", "passrate", "sampler", "schedule", "divergence", "context", "targets"]
+    code = "import sys\n" + "".join(f"import paced_verl.{name}\n" for name in core)
+    code += "print([m for m in ('ray', 'verl', 'hydra', 'tensordict', 'vllm') if m in sys.modules])"
+    environment = {k: v for k, v in os.environ.items() if k != "VERL_PLATFORM"}
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, env=environment).strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["paced_sync"])
+def test_the_trainer_is_registered_when_verl_looks_for_it(name: str) -> None:
+    from verl.trainer.ppo.v1 import PPOTrainer, get_trainer_cls
+
+    assert issubclass(get_trainer_cls(name), PPOTrainer)
