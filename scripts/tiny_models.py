@@ -59,8 +59,8 @@ class Preset:
 PRESETS = {
     "full": Preset(
         families={"spell_backward": {"min_word_len": 3, "max_word_len": 8}},
-        train=512,
-        test=128,
+        train=1024,
+        test=256,
         teacher=Learner(hidden=128, layers=2, steps=600, seconds=90, learning_rate=3e-3),
         student=Learner(hidden=64, layers=2, steps=1000, seconds=60, learning_rate=5e-3, until=0.2),
     ),
