@@ -19,9 +19,9 @@ from torch.autograd.function import once_differentiable
 
 Index = slice | torch.Tensor
 
-# Bytes of float32 scratch: on a CPU a chunk that stays in cache between operations (per thread, as each takes whole
-# rows); on a GPU one that fills the machine and is still small beside the logits.
-CPU_CHUNK_BYTES_PER_THREAD = 4 << 20
+# Bytes of scratch: on a CPU a chunk that stays in cache between operations, and is still large enough that starting the
+# threads costs little; on a GPU one that fills the machine, and is small beside the logits.
+CPU_CHUNK_BYTES = 16 << 20
 CUDA_CHUNK_BYTES = 256 << 20
 
 
@@ -122,8 +122,8 @@ def _chunks(
 ) -> Iterator[tuple[torch.Tensor, slice, Index]]:
     """Copies of some rows in the computing dtype, all in one buffer; their places in ids; their places in logits."""
     dtype = _compute_dtype(logits)
-    budget = CUDA_CHUNK_BYTES if logits.is_cuda else CPU_CHUNK_BYTES_PER_THREAD * torch.get_num_threads()
-    size = max(1, min(len(ids), budget // (logits.shape[1] * dtype.itemsize)))
+    fitting = (CUDA_CHUNK_BYTES if logits.is_cuda else CPU_CHUNK_BYTES) // (logits.shape[1] * dtype.itemsize)
+    size = max(1, min(len(ids), max(fitting, torch.get_num_threads())))  # a softmax gives each thread whole rows
     buffer = torch.empty(size, logits.shape[1], dtype=dtype, device=logits.device)
     for start in range(0, len(ids), size):
         here = slice(start, min(start + size, len(ids)))
