@@ -1,7 +1,7 @@
 """PACED distillation for verl, as a plugin.
 
 verl imports this module in every one of its processes (entry-point group ``verl.plugins``), so it stays light: it
-only leaves notes saying what to register once verl, Hydra or vLLM are themselves imported. A process that never
+only leaves notes saying what to register once verl's trainer or its losses are imported. A process that never
 runs a ``paced`` configuration pays a few milliseconds and behaves as before.
 """
 
@@ -10,16 +10,6 @@ import os
 import wrapt
 
 __version__ = "0.1.0"
-
-
-@wrapt.when_imported("hydra")
-def _register_search_path(_module: object) -> None:
-    """Let ``+paced=two_stage`` compose: add the wheel's ``configs`` to Hydra's search path."""
-    from hydra.core.plugins import Plugins
-
-    from paced_verl.launch import PacedSearchPath
-
-    Plugins.instance().register(PacedSearchPath)
 
 
 @wrapt.when_imported("verl.trainer.distillation.losses")

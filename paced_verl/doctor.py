@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 
 import paced_verl
-from paced_verl.checks import LOSS_MODE, TRAINER_MODES, VERL_VERSION
+from paced_verl.checks import LOSS_MODE, TRAINER_MODES, VERL_VERSION, plugin_problems
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,8 @@ def _vllm() -> Finding:
 
 
 def _loading() -> Finding:
-    policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto")
-    names = [point.name for point in importlib.metadata.entry_points(group="verl.plugins")]
-    if "paced" not in names:
-        return Finding(False, "the entry point verl.plugins: paced is not installed; pip install paced-verl again")
-    if policy == "none" or (policy != "auto" and "paced" not in policy.split(",")):
-        return Finding(False, f"VERL_USE_EXTERNAL_PLUGINS={policy} keeps verl from loading the plugin")
-    return Finding(True, f"verl loads the plugin: paced-verl {paced_verl.__version__}")
+    problems = list(plugin_problems())
+    return Finding(not problems, " ".join(problems) or f"verl loads the plugin: paced-verl {paced_verl.__version__}")
 
 
 def _search_path() -> Finding:

@@ -1,21 +1,11 @@
-"""Hydra's side of the plugin: where its configuration groups live, and a check of every paced run before Ray starts."""
+"""A check of every paced run where its configuration is composed, before Ray starts."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from hydra.core.config_search_path import ConfigSearchPath
 from hydra.experimental.callback import Callback
-from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig
-
-
-class PacedSearchPath(SearchPathPlugin):
-    """Adds the configuration groups of the wheel (``paced``, ``machine``), and verl's own for recipes in other folders."""
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        search_path.append("paced-verl", "pkg://paced_verl.configs")
-        search_path.append("paced-verl", "pkg://verl.trainer.config")
 
 
 class PacedCallback(Callback):

@@ -210,8 +210,18 @@ def test_verls_launcher_stops_before_ray(folder: Path) -> None:
     assert "ray init" not in result.stdout
 
 
-def test_a_plugin_that_is_not_loaded_is_loud() -> None:
-    arguments = ("-m", "verl.trainer.main_ppo", "+paced=two_stage")
+def test_a_plugin_that_verl_is_told_not_to_load_is_loud(folder: Path) -> None:
+    arguments = ("-m", "verl.trainer.main_ppo", "+paced=two_stage", f"data.train_files={folder}/train.parquet")
     result = run(*arguments, VERL_PLATFORM="", VERL_USE_EXTERNAL_PLUGINS="none")
     assert result.returncode != 0
-    assert "paced/two_stage" in result.stderr
+    assert "VERL_USE_EXTERNAL_PLUGINS=none keeps verl from loading paced-verl" in result.stderr
+    assert "ray init" not in result.stdout
+
+
+def test_a_plugin_that_cannot_be_imported_is_loud(tmp_path: Path) -> None:
+    """Hydra would take +paced=two_stage for a new key, and verl would run without PACED."""
+    (tmp_path / "wrapt.py").write_text("raise ImportError('wrapt is broken')")
+    arguments = ("-m", "verl.trainer.main_ppo", "+paced=two_stage")
+    result = run(*arguments, VERL_PLATFORM="", PYTHONPATH=str(tmp_path))
+    assert result.returncode != 0
+    assert "paced-verl is installed but does not load: ImportError: wrapt is broken" in result.stderr
