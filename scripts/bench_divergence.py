@@ -4,6 +4,9 @@
     python scripts/bench_divergence.py --device cuda --json gpu.json      # 4,096 to 16,384 tokens, bfloat16
     python scripts/bench_divergence.py --verl-wheel verl-0.9.1-py3-none-any.whl   # where verl is not installed
 
+On a CPU that other processes share, set OMP_WAIT_POLICY=passive: OpenMP threads that spin for a preempted sibling cost
+many short operations (this package's) more than a few long ones (verl's).
+
 All variants take turns in one process, so a busy machine slows them alike; times are medians. The floor is the time to
 read the logits once and write their gradient once, measured as a copy of the logits in the same turns. Memory is the
 peak beyond logits and inputs, gradient included: torch's allocator on CUDA, resident size of a fresh process on CPU.

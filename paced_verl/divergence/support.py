@@ -42,7 +42,8 @@ def support_log_probs(logits: torch.Tensor, ids: torch.Tensor, rows: torch.Tenso
 
     Besides the logits, memory is a float32 chunk (with ``rows`` also its source, in the logits' dtype), tensors of
     (m, k+1) and, in backward, the gradient in the logits' dtype. On a GPU with Triton there is no chunk.
-    Differentiable once.
+    Differentiable once. Backward reads the logits again, so nothing may overwrite them before it, unseen by autograd,
+    as flash-attn's cross-entropy does with ``inplace_backward=True``.
     """
     if logits.ndim != 2 or ids.ndim != 2 or len(logits) != len(ids):
         raise ValueError(f"want logits (n, V) and ids (n, k), got {tuple(logits.shape)} and {tuple(ids.shape)}")
