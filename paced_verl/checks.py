@@ -1,4 +1,4 @@
-"""What can be known to be wrong before a GPU is taken, each with the key, the value, what was expected and what to do."""
+"""What can be known to be wrong before a GPU is taken: key, value, what was expected, what to do."""
 
 from __future__ import annotations
 
@@ -59,7 +59,10 @@ def _versions() -> Iterator[str]:
     yield from plugin_problems()
     installed = importlib.metadata.version("verl")
     if installed != VERL_VERSION:
-        yield f"verl {installed} is installed; paced-verl is written for and tested on verl {VERL_VERSION}: pip install verl=={VERL_VERSION}"
+        yield (
+            f"verl {installed} is installed; paced-verl is written for and tested on verl {VERL_VERSION}: "
+            f"pip install verl=={VERL_VERSION}"
+        )
 
 
 def _wiring(config: DictConfig, paced: PacedConfig) -> Iterator[str]:
@@ -138,9 +141,10 @@ def _batch_shapes(config: DictConfig, paced: PacedConfig) -> Iterator[str]:
         rows = actor.ppo_mini_batch_size * n
         if rows % (ranks * actor.ppo_micro_batch_size_per_gpu):
             yield (
-                f"paced.schedule[{index}] trains {rows} rows a mini-batch (ppo_mini_batch_size × {n} response(s)) on {ranks} "
-                f"data-parallel rank(s), which ppo_micro_batch_size_per_gpu={actor.ppo_micro_batch_size_per_gpu} does not "
-                "divide. Set actor_rollout_ref.actor.use_dynamic_bsz=True, or a smaller micro-batch."
+                f"paced.schedule[{index}] trains {rows} rows a mini-batch (ppo_mini_batch_size × {n} response(s)) on "
+                f"{ranks} data-parallel rank(s), which ppo_micro_batch_size_per_gpu="
+                f"{actor.ppo_micro_batch_size_per_gpu} does not divide. Set "
+                "actor_rollout_ref.actor.use_dynamic_bsz=True, or a smaller micro-batch."
             )
 
 
@@ -250,7 +254,8 @@ def _models(config: DictConfig, paced: PacedConfig) -> Iterator[str]:
             )
         sizes = json.loads((Path(teacher.model_path) / "config.json").read_text())
         if paced.teacher.topk > sizes["vocab_size"]:
-            yield f"paced.teacher.topk={paced.teacher.topk} exceeds the teacher's vocabulary of {sizes['vocab_size']} tokens."
+            size = sizes["vocab_size"]
+            yield f"paced.teacher.topk={paced.teacher.topk} exceeds the teacher's vocabulary of {size} tokens."
         limit = teacher.inference.max_model_len or sizes.get("max_position_embeddings")
         if limit is not None:
             yield from _teacher_lengths(
@@ -267,8 +272,8 @@ def _teacher_lengths(config: DictConfig, paced: PacedConfig, tokenizer: Any, lim
         what = f"the longest teacher prompt under paced.teacher.context={paced.teacher.context}, {prompt} tokens"
     if prompt + response + 1 > limit:
         yield (
-            f"{key}={limit} is too short: the teacher reads {what}, plus a response of up to {response} tokens, plus one. "
-            f"Set it to {prompt + response + 1} or more."
+            f"{key}={limit} is too short: the teacher reads {what}, plus a response of up to {response} tokens, plus "
+            f"one. Set it to {prompt + response + 1} or more."
         )
 
 

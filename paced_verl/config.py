@@ -42,11 +42,11 @@ class WeightConfig(_Block):
     """How a prompt's pass rate becomes its weight in the loss."""
 
     kernel: str = "beta"
-    """``beta`` (w = p^α (1−p)^β, the paper), ``hard_filter`` (1 for low ≤ p ≤ high), ``uniform``, or a registered name."""
+    """``beta`` (p^α (1−p)^β, the paper), ``hard_filter`` (1 for low ≤ p ≤ high), ``uniform``, or a registered name."""
     alpha: NonNegative = 1.0
     beta: NonNegative = 1.0
     estimate: Literal["empirical", "posterior"] = "empirical"
-    """``empirical``: w(k/n), the paper. ``posterior``: E[w | k of n], which keeps hopeless and mastered prompts alive."""
+    """``empirical``: w(k/n), the paper. ``posterior``: E[w | k of n], keeps hopeless and mastered prompts alive."""
     prior: tuple[Positive, Positive] | None = None
     """Beta(a, b) prior of the posterior estimate; null fits it to the table (empirical Bayes)."""
     fit: Literal["moments"] | None = None
@@ -173,7 +173,7 @@ class TargetsConfig(_Block):
     column: str | None = None
     """Take them from this field of the data (a dotted path such as ``extra_info.response``)."""
     file: str | None = None
-    """Take them from, and add generated ones to, this parquet file (made ahead by ``paced-verl targets``, or by a run)."""
+    """Take them from, and add generated ones to, this parquet file (made by ``paced-verl targets``, or by a run)."""
     keep: Literal["all", "correct"] = "all"
     """``correct`` keeps a generated response only if the reward says so."""
     attempts: Annotated[int, Field(ge=1)] = 1

@@ -2,8 +2,11 @@
 
 verl calls the loss of a micro-batch twice (``verl.trainer.distillation.losses.distillation_ppo_loss``): with
 ``student_logits``, as a logits processor that returns one number a token, then with ``model_output`` that holds these
-numbers, for the scalar that is differentiated. Rows say what to do in their fields (:mod:`paced_verl.fields`): their stage, hence their divergence, and their weight. Rows
-of weight 0, prompts and masked tokens cost nothing: their logits are neither read nor given a gradient other than zero.
+numbers, for the scalar that is differentiated.
+
+Rows say what to do in their fields (:mod:`paced_verl.fields`): their stage, hence their divergence, and their weight.
+Rows of weight 0, prompts and masked tokens cost nothing: their logits are neither read nor given a gradient other than
+zero.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ _DIAGNOSTICS = {
 
 @register_distillation_loss(DistillationLossSettings(names=[LOSS_MODE], use_topk=True))  # type: ignore[arg-type]
 def _only_under_the_paced_trainer(**_: Any) -> Any:
-    """Known to verl by name (so that it asks teachers for top-k log-probabilities); the paced trainer sets the loss itself."""
+    """Known to verl by name, so that it asks teachers for top-k log-probabilities; the paced trainer sets the loss."""
     raise RuntimeError(
         f"distillation.distillation_loss.loss_mode={LOSS_MODE} runs under the paced trainer only: "
         "add +paced=two_stage (it sets trainer.v1.trainer_mode=paced_sync)."
@@ -79,7 +82,7 @@ def paced_loss(
 
 
 def _trained_tokens(data: TensorDict) -> torch.Tensor:
-    """Whether the logits at a position predict a token that is trained: (total tokens,) bool, packed as ``input_ids``."""
+    """Whether the logits at a position predict a trained token: (total tokens,) bool, packed as ``input_ids``."""
     ends = data["input_ids"].offsets()[1:]
     mask, lengths = data["response_mask"].values().bool(), data["response_mask"].offsets().diff()
     row = torch.repeat_interleave(torch.arange(len(lengths), device=mask.device), lengths)

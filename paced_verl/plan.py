@@ -120,7 +120,10 @@ class Plan:
         origin = (
             f"from {source}, else written by the teacher" if source else "written by the teacher server once a prompt"
         )
-        return f"no rollouts, {rows} rows and teacher scorings per step; responses {origin}; {rows * steps} scorings in the stage"
+        return (
+            f"no rollouts, {rows} rows and teacher scorings per step; responses {origin}; "
+            f"{rows * steps} scorings in the stage"
+        )
 
     def _estimates(self) -> str:
         settings, due = self.paced.pass_rate, self.refreshes()

@@ -147,7 +147,7 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
         validate: bool,
         sample_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        """Teacher log-probabilities of the response's tokens, under the teacher's context, at the student's positions."""
+        """Teacher log-probabilities of the response's tokens under the teacher's context, at the student's positions."""
         if validate:
             return
         assert sample_kwargs is not None
@@ -176,8 +176,10 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
         output.extra_fields["teacher_logprobs"] = teacher_logprobs
 
     def _in_vocabulary(self, ids: torch.Tensor, logprobs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Models of one family pad one vocabulary to several sizes: a teacher's token that the student has no logit for is
-        no token of the tokenizer, and gets probability 0."""
+        """Give probability 0 to a teacher's ids that the student has no logit for.
+
+        Models of one family pad one vocabulary to several sizes; such an id is no token of the tokenizer.
+        """
         unknown = ids >= self.model_config.hf_config.vocab_size
         return ids.masked_fill(unknown, 0), logprobs.masked_fill(unknown, -math.inf)
 

@@ -73,8 +73,8 @@ class TargetStore:
         if target is not None and target.prompt_hash and target.prompt_hash != prompt_hash(messages):
             raise ValueError(
                 f"The stored teacher response of prompt {prompt} was made for another problem: paced.targets.file does "
-                "not belong to data.train_files, or the data were reordered or filtered differently. Make it again with "
-                "`paced-verl targets`."
+                "not belong to data.train_files, or the data were reordered or filtered differently. Make it again "
+                "with `paced-verl targets`."
             )
         return target
 

@@ -44,7 +44,7 @@ POLL_SECONDS = 0.2  # verl looks for finished rollouts every 2 s, which is most 
 
 
 class NumberedPrompts(Dataset):
-    """verl's data set, with each row's position as ``paced_prompt``: ``extra_info.index`` need not be there or unique."""
+    """verl's data set with each row's position in it: ``extra_info.index`` need not be there, or unique."""
 
     def __init__(self, dataset: Any):
         self.dataset = dataset
@@ -66,6 +66,10 @@ class PacedTrainer:
         self.paced = PacedConfig.parse(OmegaConf.to_container(config.paced, resolve=True))
         with open_dict(config):
             config.trainer.v1.trainer_mode = self.base_mode
+            if config.distillation.distillation_loss.use_task_rewards:
+                # verl's log-probabilities overwrite the logits in their backward unless an entropy needs them, too;
+                # the divergence reads them again in its own.
+                config.actor_rollout_ref.actor.calculate_entropy = True
         super().__init__(config)
         self.replay_buffer.poll_interval = POLL_SECONDS
         self.stage: Stage | None = None
@@ -171,7 +175,7 @@ class PacedTrainer:
         self.stage = stage
 
     def _refresh_pass_rates(self, step: int) -> None:
-        """Estimate pass rates with the weights that ``step`` starts from; every estimate is kept beside the checkpoints."""
+        """Estimate pass rates with the weights ``step`` starts from; every estimate is kept beside the checkpoints."""
         started = time.monotonic()
         table = PassRateTable(len(self.prompts), decay=self.paced.pass_rate.decay)
         estimate_pass_rates(

@@ -94,8 +94,15 @@ def actor_config(loss_agg_mode: str) -> Any:
 
 def distillation_config(loss_mode: str = "paced", **settings: Any) -> Any:
     """verl's distillation configuration, with its YAML defaults."""
-    defaults = {"loss_max_clamp": None, "log_prob_min_clamp": None, "use_policy_gradient": False, "use_task_rewards": False}
-    return SimpleNamespace(distillation_loss=DistillationLossConfig(loss_mode=loss_mode, topk=TOPK, **(defaults | settings)))
+    defaults = {
+        "loss_max_clamp": None,
+        "log_prob_min_clamp": None,
+        "use_policy_gradient": False,
+        "use_task_rewards": False,
+    }
+    return SimpleNamespace(
+        distillation_loss=DistillationLossConfig(loss_mode=loss_mode, topk=TOPK, **(defaults | settings))
+    )
 
 
 def call(loss_fn: Any, logits: torch.Tensor, data: TensorDict) -> tuple[torch.Tensor, dict[str, Any]]:

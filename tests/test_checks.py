@@ -28,7 +28,9 @@ def write_model(folder: Path, words: list[str], vocab_size: int = 100, positions
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["<unk>", *words])}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", chat_template="{% for m in messages %}{{ m['content'] }} {% endfor %}"
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        chat_template="{% for m in messages %}{{ m['content'] }} {% endfor %}",
     )
     fast.save_pretrained(folder)
     sizes = {"model_type": "qwen3", "vocab_size": vocab_size, "max_position_embeddings": positions}

@@ -137,9 +137,7 @@ def test_uniform_weights_and_verls_divergence_are_verls_loss(mode: str) -> None:
     logits = torch.randn(len(data["input_ids"].values()), VOCAB, requires_grad=True)
     theirs = logits.detach().clone().requires_grad_()
 
-    paced = partial(
-        paced_loss, config=actor_config(mode), distillation_config=distillation_config(), schedule=schedule
-    )
+    paced = partial(paced_loss, config=actor_config(mode), distillation_config=distillation_config(), schedule=schedule)
     verl = partial(
         distillation_ppo_loss,
         config=actor_config(mode),
@@ -167,7 +165,9 @@ def test_rows_of_weight_zero_may_hold_anything() -> None:
     broken = [
         row
         if row.weight
-        else Row(row.prompt, row.response, row.mask, row.teacher_ids * 0, row.teacher_logprobs * torch.nan, row.stage, 0.0)
+        else Row(
+            row.prompt, row.response, row.mask, row.teacher_ids * 0, row.teacher_logprobs * torch.nan, row.stage, 0.0
+        )
         for row in rows
     ]
     whole, other = Student(), Student()

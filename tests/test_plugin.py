@@ -18,7 +18,8 @@ with initialize_config_module("verl.trainer.config", version_base=None):
 """
 LOADED = """
 import json, sys, verl
-print("CONFIG" + json.dumps(sorted(m for m in sys.modules if m.startswith(("paced_verl", "hydra.", "vllm", "verl.trainer.ppo")))))
+heavy = ("paced_verl", "hydra.", "vllm", "verl.trainer.ppo")
+print("CONFIG" + json.dumps(sorted(m for m in sys.modules if m.startswith(heavy))))
 """
 
 

@@ -11,7 +11,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 
 class PacedSearchPath(SearchPathPlugin):
-    """Adds the configuration groups of the wheel (``paced``, ``machine``), and verl's own for recipes in other folders."""
+    """Adds the groups of the wheel (``paced``, ``machine``), and verl's own for recipes in other folders."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         try:
@@ -19,7 +19,9 @@ class PacedSearchPath(SearchPathPlugin):
         except Exception as error:
             # Without the group, Hydra would take +paced=two_stage for a new key and verl would run without PACED.
             if any(argument.lstrip("+").startswith("paced") for argument in sys.argv[1:]):
-                raise SystemExit(f"paced-verl is installed but does not load: {type(error).__name__}: {error}") from None
+                raise SystemExit(
+                    f"paced-verl is installed but does not load: {type(error).__name__}: {error}"
+                ) from None
             return
         search_path.append("paced-verl", "pkg://paced_verl.configs")
         search_path.append("paced-verl", "pkg://verl.trainer.config")

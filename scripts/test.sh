@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Makes the environment if needed and runs everything: lint, types, the fast suite, then verl for real.
+#   scripts/test.sh            all of it (half an hour on 2 cores)
+#   scripts/test.sh fast       lint, types and the fast suite (about 3 minutes)
+#   scripts/test.sh e2e        only the runs of verl's real trainer
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+python=$("$root/scripts/setup_cpu.sh" "${PACED_VENV:-$root/.venv}")
+export VERL_PLATFORM=cpu HF_HUB_OFFLINE=1
+cd "$root"
+what=${1:-all}
+if [ "$what" != e2e ]; then
+  "$python" -m ruff format --check .
+  "$python" -m ruff check .
+  "$python" -m mypy
+  "$python" -m pytest -m "not e2e"
+fi
+if [ "$what" != fast ]; then
+  "$python" -m pytest -m e2e --durations=0
+fi

@@ -1,0 +1,165 @@
+"""Runs verl's real launcher in a process of its own, kills it where a test says so, and reads what it left."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+
+from paced_verl.report.run import Run
+
+TIMEOUT = 600  # seconds a launch may take; a run that hangs fails here
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A launch that has ended."""
+
+    code: int
+    log: str
+    seconds: float
+
+    def tail(self, lines: int = 40) -> str:
+        return "\n".join(self.log.splitlines()[-lines:])
+
+
+class Workplace:
+    """A folder for one run: its checkpoints, its metrics (one file a launch), its rollouts."""
+
+    def __init__(self, folder: Path, models: Path):
+        self.folder, self.models = folder, models
+        self.checkpoints = folder / "checkpoints"
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def launch(
+        self, *overrides: str, group: str = "two_stage", steps: int = 6, on_line: Callable[[str], None] | None = None
+    ) -> Launched:
+        """Run ``python -m verl.trainer.main_ppo +paced=GROUP`` to its end.
+
+        Args:
+            overrides: After the ones that make the run small.
+            group: The ``paced`` group.
+            steps: Length of the run.
+            on_line: Called with every line of the log, e.g. to kill something at the right moment.
+        """
+        number = len(list(self.folder.glob("metrics-*.jsonl")))
+        environment = os.environ | {"VERL_FILE_LOGGER_PATH": str(self.folder / f"metrics-{number}.jsonl")}
+        command = [sys.executable, "-m", "verl.trainer.main_ppo", f"+paced={group}", *self.overrides(steps), *overrides]
+        started = time.monotonic()
+        process = subprocess.Popen(
+            command, cwd=self.folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        watchdog = threading.Timer(TIMEOUT, kill_everything, [process.pid])
+        watchdog.start()
+        lines = []
+        with (self.folder / f"run-{number}.log").open("w") as log:
+            assert process.stdout is not None
+            for line in process.stdout:
+                lines.append(line)
+                log.write(line)
+                if on_line is not None:
+                    on_line(line)
+        code = process.wait()
+        watchdog.cancel()
+        kill_everything(process.pid)
+        return Launched(code, "".join(lines), time.monotonic() - started)
+
+    def launch_and_kill(self, after_checkpoint_of_step: int, *overrides: str, **kwargs: object) -> Launched:
+        """The same, but SIGKILL every process as soon as the next step's rollouts have come back."""
+        pattern = re.compile(rf"step:{after_checkpoint_of_step} - ")
+        holder: dict[str, bool] = {}
+
+        def kill_at(line: str) -> None:
+            if pattern.search(line) and not holder:
+                holder["killed"] = True
+                kill_everything(os.getpid(), but=os.getpid())
+
+        launched = self.launch(*overrides, on_line=kill_at, **kwargs)  # type: ignore[arg-type]
+        assert holder, launched.tail()
+        assert launched.code != 0
+        return launched
+
+    def overrides(self, steps: int) -> list[str]:
+        return [
+            "+machine=cpu",
+            f"data.train_files={self.models}/data/train.parquet",
+            f"data.val_files={self.models}/data/test.parquet",
+            "data.train_batch_size=8",
+            "data.max_prompt_length=64",
+            "data.max_response_length=32",
+            f"actor_rollout_ref.model.path={self.models}/student",
+            f"distillation.teacher_models.teacher_model.model_path={self.models}/teacher",
+            "actor_rollout_ref.actor.ppo_mini_batch_size=8",
+            "actor_rollout_ref.actor.optim.lr=1e-4",
+            "actor_rollout_ref.rollout.n=2",
+            "reward.custom_reward_function.path=pkg://paced_verl.tasks.reward",
+            "reward.custom_reward_function.name=compute_score",
+            "paced.pass_rate.samples=4",
+            "trainer.project_name=paced-e2e",
+            "trainer.experiment_name=run",
+            "trainer.logger=[console,file]",
+            "trainer.val_before_train=False",
+            "trainer.test_freq=-1",
+            "trainer.save_freq=1",
+            f"trainer.total_training_steps={steps}",
+            f"trainer.default_local_dir={self.checkpoints}",
+            f"trainer.rollout_data_dir={self.folder}/rollouts",
+        ]
+
+    def run(self) -> Run:
+        """All launches' metrics and tables."""
+        return Run.load(sorted(self.folder.glob("metrics-*.jsonl")), self.checkpoints)
+
+    def prompts_trained(self, step: int) -> list[int]:
+        """Positions in the training set of a step's prompts, once each, sorted."""
+        questions = [
+            row["prompt"][-1]["content"] for row in pq.read_table(self.models / "data" / "train.parquet").to_pylist()
+        ]
+        trained = set()
+        for line in (self.folder / "rollouts" / f"{step}.jsonl").read_text().splitlines():
+            text = json.loads(line)["input"]
+            matching = [i for i, question in enumerate(questions) if text.endswith(question)]
+            assert len(matching) == 1, text
+            trained.add(matching[0])
+        return sorted(trained)
+
+    def last_checkpoint(self) -> int:
+        return int((self.checkpoints / "latest_checkpointed_iteration.txt").read_text())
+
+
+def kill_everything(root: int, but: int | None = None) -> None:
+    """SIGKILL a process with all that it started, and the Ray processes that have left it."""
+    victims: list[psutil.Process] = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(root)
+        victims = [*parent.children(recursive=True), parent]
+    for process in psutil.process_iter(["cmdline"]):
+        command = " ".join(process.info["cmdline"] or [])
+        if command.startswith("ray::") or "/ray/" in command or "VLLM::" in command:
+            victims.append(process)
+    victims = [victim for victim in victims if victim.pid != but]
+    for victim in victims:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            victim.kill()
+    # Not psutil.wait_procs: it would collect the launcher's exit code before its parent does.
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and any(_alive(victim) for victim in victims):
+        time.sleep(0.2)
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,40 @@
+"""A run whose engine dies ends with the cause within a minute; verl alone waits for ever."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import psutil
+import pytest
+
+from tests.e2e.harness import Workplace
+
+
+def servers() -> list[psutil.Process]:
+    """verl's vLLM servers, oldest first."""
+    found = [
+        p
+        for p in psutil.process_iter(["cmdline", "create_time"])
+        if "vLLMHttpServer" in " ".join(p.info["cmdline"] or [])
+    ]
+    return sorted(found, key=lambda process: process.info["create_time"])
+
+
+@pytest.mark.parametrize("engine", ["Teacher", "Student"])
+def test_a_dead_engine_ends_the_run_with_its_cause(workplace: Workplace, engine: str) -> None:
+    killed_at: list[float] = []
+
+    def kill_server(line: str) -> None:
+        if re.search(r"step:1 - ", line) and not killed_at:
+            teacher, student = servers()  # verl starts the teacher's first
+            (teacher if engine == "Teacher" else student).kill()
+            killed_at.append(time.monotonic())
+
+    launched = workplace.launch(on_line=kill_server, steps=50)
+    ended = time.monotonic()
+    assert killed_at, launched.tail()
+    assert launched.code != 0
+    assert ended - killed_at[0] < 90, "a minute, and what the launcher needs to leave"
+    assert f"{engine} vLLM server" in launched.log
+    assert re.search(rf"The run ended at step \d+: {engine} vLLM server \S+ died", launched.log), launched.tail()

@@ -1,0 +1,90 @@
+"""Promise 6: a run killed in each stage with SIGKILL goes on with the table, order, stage and targets it had saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from paced_verl.kernel import Kernel
+from paced_verl.passrate import PassRateTable
+from paced_verl.sampler import PassRateSampler
+from paced_verl.targets import TargetStore
+from tests.e2e.harness import Workplace
+
+BATCH, PROMPTS = 8, 64
+
+
+def expected_prompts(table: PassRateTable, checkpoint: Path) -> list[int]:
+    """The next batch of an undisturbed run: the saved sampler over the table that the step starts from."""
+    sampler = PassRateSampler(table, Kernel(), epoch_size=PROMPTS)
+    state = torch.load(checkpoint / "data.pt", weights_only=False)
+    sampler.load_state_dict(find_state(state))
+    return sorted(sampler.draw(BATCH).tolist())
+
+
+def find_state(state: object) -> dict:
+    """The sampler's state inside verl's dataloader state."""
+    if isinstance(state, dict):
+        if {"epoch", "position", "seed"} <= state.keys():
+            return state
+        for value in state.values():
+            found = find_state(value)
+            if found:
+                return found
+    return {}
+
+
+def test_a_run_killed_in_each_stage_goes_on_as_if_undisturbed(workplace: Workplace) -> None:
+    """Six steps, three a stage, teacher responses written in the run; killed after steps 2 and 5."""
+    workplace.launch_and_kill(2)
+    assert workplace.last_checkpoint() == 2
+    first = workplace.checkpoints / "global_step_2" / "paced"
+    saved_targets, saved_table = TargetStore(), PassRateTable.load(first / "pass_rates.parquet")
+    saved_targets.load(first / "targets.parquet")
+    assert len(saved_targets) == 2 * BATCH, "one response a prompt, written in the run"
+
+    killed = workplace.launch_and_kill(5)
+    assert "Resuming from" in killed.log
+    assert "stage 1 (steps 1–3): forward_kl on teacher responses" in killed.log
+    assert workplace.last_checkpoint() == 5
+
+    ended = workplace.launch()
+    assert ended.code == 0, ended.tail()
+    assert "stage 2 (steps 4–6): reverse_kl on student responses" in ended.log
+    assert "stage 1" not in ended.log.split("Resuming from")[1]
+    run = workplace.run()
+    assert list(run.series("paced/stage").values()) == [1, 1, 1, 2, 2, 2]
+
+    # Pass rates were estimated before steps 1 and 4, and not again by a resumed run in the middle of a stage.
+    assert sorted(run.pass_rates) == [0, 3]
+    assert "pass rates before step" not in ended.log
+    assert sorted(step for step in run.series("paced/pass_rate/seconds")) == [1, 4]
+
+    # Stage 1 does not learn from teacher responses: the table of step 2 is the one of the start.
+    np.testing.assert_array_equal(saved_table.successes, run.pass_rates[0].successes)
+
+    # Every step trains the prompts that the saved sampler gives for the saved table.
+    tables = {1: run.pass_rates[0], 4: run.pass_rates[3]}
+    for step in range(2, 7):
+        checkpoint = workplace.checkpoints / f"global_step_{step - 1}"
+        table = tables.get(step, PassRateTable.load(checkpoint / "paced" / "pass_rates.parquet"))
+        assert workplace.prompts_trained(step) == expected_prompts(table, checkpoint), f"step {step}"
+    stage_one = [prompt for step in (1, 2, 3) for prompt in workplace.prompts_trained(step)]
+    assert len(stage_one) == len(set(stage_one)) == 3 * BATCH, "no prompt is lost or trained twice in an epoch"
+
+    # Stored responses are the same ones to the end.
+    last = TargetStore()
+    last.load(workplace.checkpoints / "global_step_6" / "paced" / "targets.parquet")
+    assert len(last) == 3 * BATCH
+    for prompt in workplace.prompts_trained(1) + workplace.prompts_trained(2):
+        assert last[prompt] == saved_targets[prompt]
+
+    # The table learns from the rollouts of stage 2: two more samples for each prompt that trained.
+    after = PassRateTable.load(workplace.checkpoints / "global_step_6" / "paced" / "pass_rates.parquet")
+    trained = [prompt for step in (4, 5, 6) for prompt in workplace.prompts_trained(step)]
+    gained = np.zeros(PROMPTS)
+    np.add.at(gained, trained, 2)
+    np.testing.assert_array_equal(after.samples - run.pass_rates[3].samples, gained)
+    assert (after.last_seen[trained] >= 4).all()
