@@ -25,7 +25,7 @@ PARTITION = "val"
 
 
 def correct_of_row(rows: TensorDict, threshold: float) -> list[float]:
-    """1.0 where a row's response is correct: verl's ``acc`` if the reward gives it, else the reward itself, ≥ threshold.
+    """1.0 where a row's response is correct: verl's ``acc`` if the reward gives it, else the reward, ≥ threshold.
 
     Args:
         rows: With ``rm_scores`` (jagged, B × tokens) and ``extra_fields`` (B dicts).

@@ -68,7 +68,7 @@ class Plan:
         if self.schedule is None:
             return []
         settings, due = self.paced.pass_rate, []
-        last: int | None = None if settings.file is None else 0
+        last: int | None = None if settings.file is None else 1
         for step in range(1, self.schedule.stages[-1].last + 1):
             if refresh_due(step, last, settings.refresh, settings.every_steps, self.schedule):
                 due.append(step)

@@ -80,8 +80,12 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
     async def _teacher_response(self, target: list[int] | None, row: dict[str, Any]) -> AgentLoopOutput:
         """The stored response, or one that the teacher server writes under its own context and that is kept."""
         prompt_ids = self.prompts.student(row)
+        if target:
+            return self._as_output(prompt_ids, target, row)
         if target is not None:
-            return self._as_output(prompt_ids, target, row) if len(target) else self._skipped(prompt_ids, row)
+            return self._gave_up(prompt_ids, row)
+        if row[fields.WEIGHT].item() == 0:
+            return self._nothing(prompt_ids, row)
         started = time.monotonic()
         for _ in range(self.paced.targets.attempts):
             output = self._as_output(prompt_ids, await self._ask_for_response(row), row)
@@ -90,7 +94,7 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
             if self.paced.targets.keep == "all" or self._is_correct(output):
                 break
         else:
-            output = self._skipped(prompt_ids, row)
+            output = self._gave_up(prompt_ids, row)
         row[fields.TEACHER][1] += time.monotonic() - started
         return output
 
@@ -129,14 +133,17 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
             },
         )
 
-    def _skipped(self, prompt_ids: list[int], row: dict[str, Any]) -> AgentLoopOutput:
-        """A row that trains nothing, so that a batch keeps its shape when no response could be had."""
+    def _gave_up(self, prompt_ids: list[int], row: dict[str, Any]) -> AgentLoopOutput:
+        row[fields.TEACHER][2] = 1
+        return self._nothing(prompt_ids, row)
+
+    def _nothing(self, prompt_ids: list[int], row: dict[str, Any]) -> AgentLoopOutput:
+        """A row that trains nothing, so that a batch keeps its shape where there is no response."""
         output = self._as_output(prompt_ids, [self.tokenizer.eos_token_id], row)
         output.response_mask = [0]
         output.reward_score = 0.0
         output.extra_fields["reward_extra_info"] = {}
         row[fields.WEIGHT].zero_()
-        row[fields.TEACHER][2] = 1
         return output
 
     async def _compute_teacher_logprobs(

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import ray
 import transfer_queue as tq
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 from tensordict import TensorDict
 from torch.utils.data import Dataset
 from torchdata.stateful_dataloader import StatefulDataLoader
@@ -30,7 +30,7 @@ from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from paced_verl import fields
 from paced_verl import kernel as kernels
-from paced_verl.config import PacedConfig
+from paced_verl.checks import check
 from paced_verl.estimate import correct_of_row, estimate_pass_rates
 from paced_verl.health import EngineWatch
 from paced_verl.loss import METRIC_PREFIX, paced_loss
@@ -63,7 +63,7 @@ class PacedTrainer:
     """verl's name of the trainer below, whose settings ``trainer.v1.<base_mode>`` it reads."""
 
     def __init__(self, config: DictConfig):
-        self.paced = PacedConfig.parse(OmegaConf.to_container(config.paced, resolve=True))
+        self.paced = check(config)
         with open_dict(config):
             config.trainer.v1.trainer_mode = self.base_mode
             if config.distillation.distillation_loss.use_task_rewards:
@@ -106,7 +106,7 @@ class PacedTrainer:
         )
         if self.paced.pass_rate.file is not None:
             self._use_table(PassRateTable.load(self.paced.pass_rate.file, expected_size=len(self.prompts)))
-            self.last_refresh = 0
+            self.last_refresh = 1
         if self.paced.targets.file is not None and Path(self.paced.targets.file).exists():
             self.targets.load(self.paced.targets.file)
 
@@ -130,7 +130,7 @@ class PacedTrainer:
             try:
                 super().fit(agent_loop_manager)
             except (Exception, KeyboardInterrupt) as error:
-                cause = watch.cause or next(iter(agent_loop_manager.pop_errors()), None)
+                cause = watch.cause or _first_error(agent_loop_manager)
                 if cause is None:
                     raise
                 raise RuntimeError(f"The run ended at step {self.global_steps}: {cause}") from error
@@ -290,10 +290,11 @@ class PacedTrainer:
 
     def _store_targets(self, rows: TensorDict, prompts: np.ndarray, correct: np.ndarray) -> None:
         raw_prompts = list(rows["raw_prompt"])
+        weight = fields.per_row(rows[fields.WEIGHT]).view(-1).tolist()
+        gave_up = fields.per_row(rows[fields.TEACHER])[:, 2].bool().tolist()
         for i, (prompt, tokens) in enumerate(zip(prompts.tolist(), rows["responses"].unbind(), strict=True)):
-            if prompt not in self.targets:
-                skipped = bool(fields.per_row(rows[fields.TEACHER])[i, 2])
-                ids = () if skipped else tuple(tokens.tolist())
+            if prompt not in self.targets and (gave_up[i] or weight[i] > 0):
+                ids = () if gave_up[i] else tuple(tokens.tolist())
                 text = self.tokenizer.decode(ids, skip_special_tokens=True)
                 messages = getattr(raw_prompts[i], "data", raw_prompts[i])
                 self.targets.add(prompt, Target(ids, text, bool(correct[i]), prompt_hash(messages)))
@@ -340,6 +341,14 @@ class PacedTrainer:
         self.table = PassRateTable.load(folder / "pass_rates.parquet", expected_size=len(self.prompts))
         self.targets.load(folder / "targets.parquet")
         self.sampler.refresh(table=self.table)
+
+
+def _first_error(agent_loop_manager: Any) -> str | None:
+    """What went wrong first in the rollouts, if their workers still answer."""
+    try:
+        return next(iter(agent_loop_manager.pop_errors()), None)
+    except ray.exceptions.RayError as error:
+        return f"an agent-loop worker died: {' '.join(str(error).split())}"
 
 
 @register_trainer("paced_sync")

@@ -68,7 +68,7 @@ def test_when_pass_rates_are_estimated() -> None:
     assert refreshes("stage", None, schedule) == [1, 5]
     assert refreshes("every", 3, schedule) == [1, 4, 7, 10]
     assert refreshes("never", None, schedule) == []
-    assert refreshes("stage", None, schedule, last=0) == [1, 5], "a table from a file is as old as step 0"
+    assert refreshes("stage", None, schedule, last=1) == [5], "a table from a file stands for the first estimate"
 
 
 def test_a_resumed_run_refreshes_where_the_undisturbed_one_does() -> None:
