@@ -46,6 +46,20 @@ def check(config: DictConfig) -> PacedConfig:
     return paced
 
 
+def check_length(most_steps: int, total_steps: int) -> None:
+    """Raise where verl would end the run before its schedule does.
+
+    Args:
+        most_steps: Steps in ``trainer.total_epochs`` epochs.
+        total_steps: ``trainer.total_training_steps``, which the schedule covers.
+    """
+    if total_steps > most_steps:
+        raise ConfigError(
+            f"trainer.total_training_steps={total_steps}, but trainer.total_epochs end after {most_steps} steps and "
+            "verl stops at whichever comes first: the schedule would never reach its end. Raise trainer.total_epochs."
+        )
+
+
 def plugin_problems() -> Iterator[str]:
     """Why verl would not load the plugin, here or in the processes that Ray starts."""
     policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto").strip().lower()
@@ -101,6 +115,12 @@ def _conflicts(config: DictConfig, paced: PacedConfig) -> Iterator[str]:
             "actor_rollout_ref.model.use_fused_kernels=True: fused kernels never make the logits that a divergence is "
             "computed from. Set it to False (the divergence itself is computed chunk by chunk)."
         )
+    if rollout.temperature != 1.0:
+        yield (
+            f"actor_rollout_ref.rollout.temperature={rollout.temperature}: verl divides the student's logits by it, "
+            "but the teacher's log-probabilities are at temperature 1, so the divergence would compare unlike things. "
+            "Set it to 1.0 (validation has its own, rollout.val_kwargs.temperature)."
+        )
     for key in ("log_prob_min_clamp", "use_chunked_topk"):
         if config.distillation.distillation_loss.get(key):
             yield (
@@ -116,6 +136,15 @@ def _conflicts(config: DictConfig, paced: PacedConfig) -> Iterator[str]:
             f"distillation.n_gpus_per_node={config.distillation.n_gpus_per_node}, distillation.nnodes="
             f"{config.distillation.nnodes}: the teacher needs at least one GPU of its own."
         )
+    if paced.teacher.context == "none":
+        student = os.path.realpath(os.path.expanduser(config.actor_rollout_ref.model.path))
+        for name, teacher in config.distillation.teacher_models.items():
+            if teacher.get("model_path") and os.path.realpath(os.path.expanduser(teacher.model_path)) == student:
+                yield (
+                    f"distillation.teacher_models.{name}.model_path is the student itself, and paced.teacher.context="
+                    "none shows it what the student sees: the divergence is 0 for ever. Give the teacher a context "
+                    "(paced.teacher.context=solution) or another model."
+                )
     teacher_responses = any(stage.responses == "teacher" for stage in paced.schedule)
     if teacher_responses and rollout.calculate_log_probs:
         yield (
@@ -158,7 +187,9 @@ def _files(config: DictConfig, paced: PacedConfig) -> Iterator[str]:
             continue
         try:
             if key == "paced.pass_rate.file":
-                PassRateTable.load(path, expected_size=number_of_prompts(config))
+                # Which rows verl keeps is only known once it has tokenized them all; the trainer looks again.
+                filtered = config.data.get("filter_overlong_prompts", True)
+                PassRateTable.load(path, expected_size=None if filtered else number_of_prompts(config))
             else:
                 TargetStore().load(path)
         except ValueError as error:

@@ -48,7 +48,7 @@ class WeightConfig(_Block):
     estimate: Literal["empirical", "posterior"] = "empirical"
     """``empirical``: w(k/n), the paper. ``posterior``: E[w | k of n], keeps hopeless and mastered prompts alive."""
     prior: tuple[Positive, Positive] | None = None
-    """Beta(a, b) prior of the posterior estimate; null fits it to the table (empirical Bayes)."""
+    """Beta(a, b) prior of the posterior estimate; null fits it to every estimate or file (empirical Bayes)."""
     fit: Literal["moments"] | None = None
     """``moments`` takes α and β from the table's mean and variance instead of from the keys above."""
     low: Fraction = 0.2
@@ -135,13 +135,20 @@ class StageConfig(_Block):
             raise ValueError("a stage ends at step 1 or later")
         return until
 
-    @field_validator("divergence")
-    @classmethod
-    def _known(cls, name: str) -> str:
+    @model_validator(mode="after")
+    def _runs(self) -> StageConfig:
+        import torch
+
         from paced_verl.divergence import get_divergence
 
-        get_divergence(name)
-        return name
+        divergence, thirds = get_divergence(self.divergence), torch.full((1, 3), 1 / 3).log()
+        try:
+            divergence(thirds, thirds, **self.parameters)
+        except TypeError as error:
+            raise ValueError(
+                f"divergence {self.divergence} does not take parameters {self.parameters}: {error}"
+            ) from None
+        return self
 
 
 class TeacherConfig(_Block):

@@ -41,6 +41,14 @@ class EngineWatch:
     ) -> None:
         self._done.set()
 
+    def find_dead(self) -> str | None:
+        """What died and why: already seen, or found by asking everybody now."""
+        if self.cause is None:
+            asked = {actor.__ray_ready__.remote(): name for name, actor in self.actors.items()}
+            answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=POLL_SECONDS)
+            self.cause = next((death for ref in answered if (death := _death(asked[ref], ref))), None)
+        return self.cause
+
     def _watch(self) -> None:
         # One question a time and actor: a busy worker answers when it is idle, a dead one at once.
         asked = {actor.__ray_ready__.remote(): name for name, actor in self.actors.items()}
@@ -48,10 +56,8 @@ class EngineWatch:
             answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=POLL_SECONDS)
             for reference in answered:
                 name = asked.pop(reference)
-                try:
-                    ray.get(reference)
-                except ray.exceptions.RayError as error:
-                    self._interrupt(f"{name} died: {' '.join(str(error).split())}")
+                if death := _death(name, reference):
+                    self._interrupt(death)
                     return
                 asked[self.actors[name].__ray_ready__.remote()] = name
             self._done.wait(POLL_SECONDS)
@@ -65,3 +71,12 @@ class EngineWatch:
         if not self._done.wait(GRACE_SECONDS):
             print("[paced] the main thread does not answer: leaving without it.", file=sys.stderr, flush=True)
             os._exit(1)
+
+
+def _death(name: str, answer: ray.ObjectRef) -> str | None:
+    """Why the actor that should have answered did not."""
+    try:
+        ray.get(answer)
+    except ray.exceptions.RayError as error:
+        return f"{name} died: {' '.join(str(error).split())}"
+    return None

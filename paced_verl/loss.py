@@ -145,7 +145,7 @@ def _scalar(
         values = values.clamp(max=loss_config.loss_max_clamp)
     global_batch = {
         "dp_size": data["dp_size"],
-        "batch_num_tokens": data["batch_num_tokens"],
+        "batch_num_tokens": max(data["batch_num_tokens"], 1),  # 0 where no response of a mini-batch could be had
         "global_batch_size": data["global_batch_size"],
         "loss_scale_factor": config.loss_scale_factor,
     }

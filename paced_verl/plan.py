@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from omegaconf import DictConfig
 
-from paced_verl.checks import check, number_of_prompts
+from paced_verl.checks import check, check_length, number_of_prompts
 from paced_verl.config import PacedConfig
 from paced_verl.schedule import Schedule, Stage, refresh_due
 
@@ -44,8 +44,10 @@ class Plan:
         paced = check(config)
         prompts = number_of_prompts(config)
         steps = config.trainer.total_training_steps
-        if steps is None and prompts is not None:
-            steps = prompts // config.data.train_batch_size * config.trainer.total_epochs
+        if prompts is not None:
+            most = prompts // config.data.train_batch_size * config.trainer.total_epochs
+            steps = steps or most
+            check_length(most, steps)
         return cls(
             paced=paced,
             schedule=paced.build_schedule(steps) if steps else None,

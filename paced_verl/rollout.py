@@ -187,8 +187,13 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
 
         Models of one family pad one vocabulary to several sizes; such an id is no token of the tokenizer.
         """
-        unknown = ids >= self.model_config.hf_config.vocab_size
-        return ids.masked_fill(unknown, 0), logprobs.masked_fill(unknown, -math.inf)
+        size = self.model_config.hf_config.vocab_size
+        unknown = ids >= size
+        for row, column in unknown.nonzero().tolist():
+            # Any id that the row lacks: one that is there twice would count its token twice.
+            taken = set(ids[row].tolist())
+            ids[row, column] = next(token for token in range(size) if token not in taken)
+        return ids, logprobs.masked_fill(unknown, -math.inf)
 
     def _routing_key(self, row: dict[str, Any]) -> str | None:
         value = row.get(self.teacher_key)

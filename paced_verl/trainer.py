@@ -30,7 +30,7 @@ from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from paced_verl import fields
 from paced_verl import kernel as kernels
-from paced_verl.checks import check
+from paced_verl.checks import check, check_length
 from paced_verl.estimate import correct_of_row, estimate_pass_rates
 from paced_verl.health import EngineWatch
 from paced_verl.loss import METRIC_PREFIX, paced_loss
@@ -84,7 +84,7 @@ class PacedTrainer:
         super()._init_dataloader()
         self.schedule = self.paced.build_schedule(self.total_training_steps)
         self.prompts = NumberedPrompts(self.train_dataset)
-        batch_size = self.config.data.get("gen_batch_size", None) or self.config.data.train_batch_size
+        check_length(self.steps_per_epoch * self.config.trainer.total_epochs, self.total_training_steps)
         self.table = PassRateTable(len(self.prompts), decay=self.paced.pass_rate.decay)
         self.sampler = PassRateSampler(
             self.table,
@@ -93,22 +93,29 @@ class PacedTrainer:
             explore=self.paced.sampler.explore,
             skip_zero_weight=self.paced.sampler.skip_zero_weight,
             seed=self.paced.sampler.seed,
-            epoch_size=len(self.prompts) // batch_size * batch_size,  # a whole number of batches: none is dropped
+            epoch_size=len(self.prompts) // self._gen_batch_size * self._gen_batch_size,  # no batch is cut short
         )
-        # No worker processes: they would draw prompts many batches ahead of the weights.
-        self.train_dataloader = StatefulDataLoader(
-            self.prompts,
-            batch_size=batch_size,
-            num_workers=0,
-            drop_last=True,
-            collate_fn=collate_fn,
-            sampler=self.sampler,
-        )
+        self.train_dataloader = self._new_dataloader()
         if self.paced.pass_rate.file is not None:
             self._use_table(PassRateTable.load(self.paced.pass_rate.file, expected_size=len(self.prompts)))
             self.last_refresh = 1
         if self.paced.targets.file is not None and Path(self.paced.targets.file).exists():
             self.targets.load(self.paced.targets.file)
+
+    @property
+    def _gen_batch_size(self) -> int:
+        return self.config.data.get("gen_batch_size", None) or self.config.data.train_batch_size
+
+    def _new_dataloader(self) -> StatefulDataLoader:
+        # No worker processes: they would draw prompts many batches ahead of the weights.
+        return StatefulDataLoader(
+            self.prompts,
+            batch_size=self._gen_batch_size,
+            num_workers=0,
+            drop_last=True,
+            collate_fn=collate_fn,
+            sampler=self.sampler,
+        )
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
@@ -130,7 +137,7 @@ class PacedTrainer:
             try:
                 super().fit(agent_loop_manager)
             except (Exception, KeyboardInterrupt) as error:
-                cause = watch.cause or _first_error(agent_loop_manager)
+                cause = watch.find_dead() or _first_error(agent_loop_manager)
                 if cause is None:
                     raise
                 raise RuntimeError(f"The run ended at step {self.global_steps}: {cause}") from error
@@ -156,12 +163,13 @@ class PacedTrainer:
             self._enter(stage)
         settings = self.paced.pass_rate
         if refresh_due(self.global_steps, self.last_refresh, settings.refresh, settings.every_steps, self.schedule):
-            self._refresh_pass_rates(self.global_steps)
+            self._use_table(self._estimate(self.global_steps))
+            self.last_refresh = self.global_steps
 
     def on_step_end(self) -> None:
         super().on_step_end()
         if self.paced.pass_rate.at_end and self.global_steps >= self.total_training_steps:
-            self._refresh_pass_rates(self.global_steps + 1)
+            self._estimate(self.global_steps + 1)
 
     def _enter(self, stage: Stage) -> None:
         # verl reads rollout.n on the driver for the mini-batch and its padding: one row a prompt needs no n of them.
@@ -174,7 +182,7 @@ class PacedTrainer:
         print(f"[paced] {stage}; {n} response(s) per prompt, {rows} rows per step", flush=True)
         self.stage = stage
 
-    def _refresh_pass_rates(self, step: int) -> None:
+    def _estimate(self, step: int) -> PassRateTable:
         """Estimate pass rates with the weights ``step`` starts from; every estimate is kept beside the checkpoints."""
         started = time.monotonic()
         table = PassRateTable(len(self.prompts), decay=self.paced.pass_rate.decay)
@@ -192,8 +200,6 @@ class PacedTrainer:
         history = Path(self.config.trainer.default_local_dir) / "paced" / "pass_rates"
         history.mkdir(parents=True, exist_ok=True)
         table.save(history / f"after_step_{step - 1}.parquet")
-        self._use_table(table)
-        self.last_refresh = step
         seconds = time.monotonic() - started
         self._pending_metrics["paced/pass_rate/seconds"] = seconds
         summary = table.summary()
@@ -203,6 +209,7 @@ class PacedTrainer:
             f"({len(table)} prompts × {self.paced.pass_rate.samples} samples in {seconds:.0f} s)",
             flush=True,
         )
+        return table
 
     def _use_table(self, table: PassRateTable) -> None:
         """Weigh by this table from now on, with what the configuration leaves to the data fitted to it."""
@@ -335,12 +342,15 @@ class PacedTrainer:
         if self.config.trainer.resume_mode == "resume_path":
             folder = Path(self.config.trainer.resume_from_path) / "paced"
         if not folder.exists():
-            print(f"[paced] {folder.parent} is a plain verl checkpoint: pass rates will be estimated now.", flush=True)
+            print(f"[paced] {folder.parent} is a plain verl checkpoint: pass rates start anew.", flush=True)
+            self.train_dataloader = self._new_dataloader()  # without the state of verl's own sampler
             return
         self.last_refresh = json.loads((folder / "state.json").read_text())["last_refresh"]
         self.table = PassRateTable.load(folder / "pass_rates.parquet", expected_size=len(self.prompts))
         self.targets.load(folder / "targets.parquet")
         self.sampler.refresh(table=self.table)
+        # Now, not at the first draw as it would be: a refresh that is due comes before it, and fits the kernel anew.
+        self.train_dataloader_it = iter(self.train_dataloader)
 
 
 def _first_error(agent_loop_manager: Any) -> str | None:

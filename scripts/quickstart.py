@@ -31,7 +31,7 @@ console = Console(highlight=False)
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=80, help="training steps, half of them in each stage")
+    parser.add_argument("--steps", type=int, default=120, help="training steps, half of them in each stage")
     parser.add_argument(
         "--seed", type=int, default=0, help="of the sampler (the CPU stack is not repeatable to the bit)"
     )
@@ -50,13 +50,14 @@ def command(group: str, folder: Path, models: Path, args: argparse.Namespace) ->
         *(sys.executable, "-m", "verl.trainer.main_ppo", f"+paced={group}", "+machine=cpu"),
         f"data.train_files={models}/data/train.parquet",
         f"data.val_files={models}/data/test.parquet",
-        "data.train_batch_size=16",
-        "data.max_prompt_length=64",
-        "data.max_response_length=48",
+        "data.train_batch_size=32",
+        "data.train_max_samples=256",
+        "data.max_prompt_length=32",
+        "data.max_response_length=16",
         f"actor_rollout_ref.model.path={models}/student",
         f"distillation.teacher_models.teacher_model.model_path={models}/teacher",
-        "actor_rollout_ref.actor.ppo_mini_batch_size=16",
-        "actor_rollout_ref.actor.optim.lr=1e-3",
+        "actor_rollout_ref.actor.ppo_mini_batch_size=32",
+        "actor_rollout_ref.actor.optim.lr=3e-4",
         "actor_rollout_ref.rollout.n=2",
         "actor_rollout_ref.rollout.val_kwargs.n=4",
         "actor_rollout_ref.rollout.val_kwargs.do_sample=True",

@@ -103,6 +103,8 @@ def test_a_good_configuration_passes(folder: Path) -> None:
         (["actor_rollout_ref.rollout.agent.agent_loop_manager_class=x.Y"], ["agent_loop_manager_class=x.Y"]),
         (["actor_rollout_ref.model.use_fused_kernels=True"], ["use_fused_kernels", "logits"]),
         (["actor_rollout_ref.rollout.calculate_log_probs=True"], ["calculate_log_probs", "responses: student"]),
+        (["actor_rollout_ref.rollout.temperature=0.6"], ["rollout.temperature=0.6", "Set it to 1.0"]),
+        (["trainer.total_epochs=2"], ["total_training_steps=10", "end after 6 steps", "Raise trainer.total_epochs"]),
         (["distillation.n_gpus_per_node=0"], ["n_gpus_per_node=0", "teacher"]),
         (["paced.teacher.topk=101"], ["topk=101", "vocabulary of 100"]),
         (["paced.schedule.0.until=0.01"], ["paced.schedule[0].until=0.01", "step 0"]),
@@ -137,6 +139,12 @@ def test_no_teacher(folder: Path) -> None:
     assert "which model is the teacher" in problem_of(config)
 
 
+def test_a_teacher_that_is_the_student_and_sees_the_same(folder: Path) -> None:
+    teacher = f"distillation.teacher_models.teacher_model.model_path={folder}/student"
+    assert "the divergence is 0 for ever" in problem_of(config_of(folder, teacher))
+    check(config_of(folder, teacher, "paced.teacher.context=answer"))
+
+
 def test_vocabularies_that_differ(folder: Path) -> None:
     teacher = f"distillation.teacher_models.teacher_model.model_path={folder}/stranger"
     assert "vocabulary differs from the student's" in problem_of(config_of(folder, teacher))
@@ -156,7 +164,8 @@ def test_data_that_are_no_parquet(folder: Path, tmp_path: Path) -> None:
 
 def test_a_table_of_other_data(folder: Path, tmp_path: Path) -> None:
     PassRateTable(ROWS + 1).save(tmp_path / "table.parquet")
-    message = problem_of(config_of(folder, f"paced.pass_rate.file={tmp_path}/table.parquet"))
+    file = f"paced.pass_rate.file={tmp_path}/table.parquet"
+    message = problem_of(config_of(folder, file, "data.filter_overlong_prompts=False"))
     assert "table.parquet" in message
     assert str(ROWS) in message
 

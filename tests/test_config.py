@@ -48,6 +48,8 @@ def test_defaults_are_the_papers() -> None:
         ({"schedule": [STAGES[0] | {"until": 1.5}]}, ["until=1.5", "fraction"]),
         ({"schedule": [STAGES[0] | {"until": 0}]}, ["until=0", "step 1 or later"]),
         ({"schedule": [STAGES[0] | {"divergence": "forwardkl"}]}, ["forwardkl", "forward_kl"]),
+        ({"schedule": [STAGES[0] | {"parameters": {"betta": 3}}]}, ["forward_kl does not take", "betta"]),
+        ({"schedule": [STAGES[0] | {"divergence": "jsd", "parameters": {"beta": 2}}]}, ["0 < beta < 1", "2"]),
         ({"schedule": [STAGES[0] | {"responses": "both"}]}, ["responses='both'", "teacher"]),
         ({"teacher": {"context": "no/such/file.jinja"}}, ["no/such/file.jinja", "solution"]),
         ({"targets": {"keep": "some"}}, ["paced.targets.keep='some'"]),

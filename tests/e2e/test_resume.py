@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
-from paced_verl.kernel import Kernel
+from paced_verl.kernel import Kernel, fit_prior
 from paced_verl.passrate import PassRateTable
 from paced_verl.sampler import PassRateSampler
 from paced_verl.targets import TargetStore
@@ -18,7 +19,7 @@ BATCH, PROMPTS = 8, 64
 
 def expected_prompts(table: PassRateTable, checkpoint: Path) -> list[int]:
     """The next batch of an undisturbed run: the saved sampler over the table that the step starts from."""
-    sampler = PassRateSampler(table, Kernel(), epoch_size=PROMPTS)
+    sampler = PassRateSampler(table, Kernel(estimate="posterior"), epoch_size=PROMPTS)
     state = torch.load(checkpoint / "data.pt", weights_only=False)
     sampler.load_state_dict(find_state(state))
     return sorted(sampler.draw(BATCH).tolist())
@@ -37,20 +38,25 @@ def find_state(state: object) -> dict:
 
 
 def test_a_run_killed_in_each_stage_goes_on_as_if_undisturbed(workplace: Workplace) -> None:
-    """Six steps, three a stage, teacher responses written in the run; killed after steps 2 and 5."""
-    workplace.launch_and_kill(2)
+    """Six steps, three a stage, teacher responses written in the run; killed after steps 2, 3 and 5.
+
+    Step 3 ends a stage: the run resumes where pass rates are due and the prior of the weights is fitted again.
+    """
+    posterior = "paced.weight.estimate=posterior"
+    workplace.launch_and_kill(2, posterior)
     assert workplace.last_checkpoint() == 2
     first = workplace.checkpoints / "global_step_2" / "paced"
     saved_targets, saved_table = TargetStore(), PassRateTable.load(first / "pass_rates.parquet")
     saved_targets.load(first / "targets.parquet")
     assert len(saved_targets) == 2 * BATCH, "one response a prompt, written in the run"
 
-    killed = workplace.launch_and_kill(5)
+    killed = workplace.launch_and_kill(3, posterior)
     assert "Resuming from" in killed.log
     assert "stage 1 (steps 1–3): forward_kl on teacher responses" in killed.log
+    workplace.launch_and_kill(5, posterior)
     assert workplace.last_checkpoint() == 5
 
-    ended = workplace.launch()
+    ended = workplace.launch(posterior)
     assert ended.code == 0, ended.tail()
     assert "stage 2 (steps 4–6): reverse_kl on student responses" in ended.log
     assert "stage 1" not in ended.log.split("Resuming from")[1]
@@ -71,8 +77,13 @@ def test_a_run_killed_in_each_stage_goes_on_as_if_undisturbed(workplace: Workpla
         checkpoint = workplace.checkpoints / f"global_step_{step - 1}"
         table = tables.get(step, PassRateTable.load(checkpoint / "paced" / "pass_rates.parquet"))
         assert workplace.prompts_trained(step) == expected_prompts(table, checkpoint), f"step {step}"
-    stage_one = [prompt for step in (1, 2, 3) for prompt in workplace.prompts_trained(step)]
-    assert len(stage_one) == len(set(stage_one)) == 3 * BATCH, "no prompt is lost or trained twice in an epoch"
+    epoch = [prompt for step in range(1, 7) for prompt in workplace.prompts_trained(step)]
+    assert len(epoch) == len(set(epoch)) == 6 * BATCH, "no prompt is lost or trained twice in an epoch"
+
+    # The prior is the one fitted to the last estimate.
+    for step, table in ((2, run.pass_rates[0]), (4, run.pass_rates[3])):
+        state = torch.load(workplace.checkpoints / f"global_step_{step}" / "data.pt", weights_only=False)
+        assert find_state(state)["kernel"]["prior"] == pytest.approx(fit_prior(table.successes, table.samples))
 
     # Stored responses are the same ones to the end.
     last = TargetStore()
