@@ -154,7 +154,7 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
         validate: bool,
         sample_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        """Teacher log-probabilities of the response's tokens under the teacher's context, at the student's positions."""
+        """The teacher's log-probabilities of the response, under its own context, at the student's positions."""
         if validate:
             return
         assert sample_kwargs is not None

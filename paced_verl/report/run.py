@@ -25,7 +25,7 @@ class Run:
 
     @classmethod
     def load(cls, metrics: Iterable[Path], checkpoints: Path) -> Run:
-        """Read ``metrics`` (JSON lines, oldest first) and the tables in ``checkpoints`` (verl's ``default_local_dir``)."""
+        """Read ``metrics`` (JSON lines, in order) and the tables in ``checkpoints``, verl's ``default_local_dir``."""
         steps: dict[int, dict[str, float]] = {}
         for file in metrics:
             for line in file.read_text().splitlines():
