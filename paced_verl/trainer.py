@@ -209,6 +209,9 @@ class PacedTrainer:
             f"({len(table)} prompts × {self.paced.pass_rate.samples} samples in {seconds:.0f} s)",
             flush=True,
         )
+        errors = self.agent_loop_manager.pop_errors()
+        if errors:
+            print(f"[paced] {len(errors)} rollout(s) of the estimate failed; the first: {errors[0]}", flush=True)
         return table
 
     def _use_table(self, table: PassRateTable) -> None:

@@ -60,7 +60,7 @@ class Workplace:
         process = subprocess.Popen(
             command, cwd=self.folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
-        watchdog = threading.Timer(TIMEOUT, kill_everything, [process.pid])
+        watchdog = threading.Timer(TIMEOUT, kill_all)
         watchdog.start()
         lines = []
         with (self.folder / f"run-{number}.log").open("w") as log:
@@ -72,7 +72,7 @@ class Workplace:
                     on_line(line)
         code = process.wait()
         watchdog.cancel()
-        kill_everything(process.pid)
+        kill_all()
         return Launched(code, "".join(lines), time.monotonic() - started)
 
     def launch_and_kill(self, after_checkpoint_of_step: int, *overrides: str, **kwargs: object) -> Launched:
@@ -83,7 +83,7 @@ class Workplace:
         def kill_at(line: str) -> None:
             if pattern.search(line) and not holder:
                 holder["killed"] = True
-                kill_everything(os.getpid(), but=os.getpid())
+                kill_all()
 
         launched = self.launch(*overrides, on_line=kill_at, **kwargs)  # type: ignore[arg-type]
         assert holder, launched.tail()
@@ -138,17 +138,14 @@ class Workplace:
         return int((self.checkpoints / "latest_checkpointed_iteration.txt").read_text())
 
 
-def kill_everything(root: int, but: int | None = None) -> None:
-    """SIGKILL a process with all that it started, and the Ray processes that have left it."""
-    victims: list[psutil.Process] = []
-    with contextlib.suppress(psutil.NoSuchProcess):
-        parent = psutil.Process(root)
-        victims = [*parent.children(recursive=True), parent]
-    for process in psutil.process_iter(["cmdline"]):
-        command = " ".join(process.info["cmdline"] or [])
-        if command.startswith("ray::") or "/ray/" in command or "VLLM::" in command:
-            victims.append(process)
-    victims = [victim for victim in victims if victim.pid != but]
+def descendants() -> list[psutil.Process]:
+    """Every process that this one has started: launchers, Ray's daemons and workers, vLLM's engines."""
+    return psutil.Process().children(recursive=True)
+
+
+def kill_all() -> None:
+    """SIGKILL them all at once, as a machine that fails would."""
+    victims = descendants()
     for victim in victims:
         with contextlib.suppress(psutil.NoSuchProcess):
             victim.kill()

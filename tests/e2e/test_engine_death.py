@@ -8,17 +8,13 @@ import time
 import psutil
 import pytest
 
-from tests.e2e.harness import Workplace
+from tests.e2e.harness import Workplace, descendants
 
 
 def servers() -> list[psutil.Process]:
-    """verl's vLLM servers, oldest first."""
-    found = [
-        p
-        for p in psutil.process_iter(["cmdline", "create_time"])
-        if "vLLMHttpServer" in " ".join(p.info["cmdline"] or [])
-    ]
-    return sorted(found, key=lambda process: process.info["create_time"])
+    """The run's vLLM servers, oldest first."""
+    found = [process for process in descendants() if "vLLMHttpServer" in " ".join(process.cmdline())]
+    return sorted(found, key=lambda process: process.create_time())
 
 
 @pytest.mark.parametrize("engine", ["Teacher", "Student"])
