@@ -87,7 +87,7 @@ def launch(group: str, folder: Path, models: Path, args: argparse.Namespace) -> 
     folder.mkdir(parents=True, exist_ok=True)
     run = command(group, folder, models, args)
     console.print(f"[bold]Run[/] +paced={group}, {args.steps} steps; log: {folder / 'run.log'}")
-    console.print("  " + " \\\n    ".join(run[1:]), style="dim")
+    console.print("  python " + " \\\n    ".join(run[1:]), style="dim", markup=False, soft_wrap=True)
     attempt = len(list(folder.glob("metrics-*.jsonl")))
     environment = os.environ | {"VERL_FILE_LOGGER_PATH": str(folder / f"metrics-{attempt}.jsonl")}
     started = time.time()
@@ -110,7 +110,7 @@ def launch(group: str, folder: Path, models: Path, args: argparse.Namespace) -> 
         code = process.wait()
     if code:
         tail = (folder / "run.log").read_text().splitlines()[-25:]
-        console.print("\n".join(tail), style="red", markup=False)
+        console.print("\n".join(tail), style="red", markup=False, soft_wrap=True)
         sys.exit(f"The run ended with code {code}; see {folder / 'run.log'}. Resume it with --keep-going.")
     seconds = time.time() - started
     done.write_text(json.dumps(seconds))
@@ -130,7 +130,7 @@ def show_progress(line: str, started: float, shown: str) -> str:
         message = "starting: " + re.sub(r"^.*?,\d+:", "", line).strip()[:60]
     if message is None or message == shown:
         return shown
-    console.print(f"  [dim]{time.time() - started:4.0f} s[/]  {message}", markup=True)
+    console.print(f"  {time.time() - started:4.0f} s  {message}", markup=False, soft_wrap=True)
     return message
 
 
@@ -184,6 +184,7 @@ def show_table(summaries: dict[str, dict], picture: Path) -> None:
             f"{summary['teacher_tokens']:,.0f}",
         )
     console.print(table)
+    accuracy = next(iter(summaries.values()))["accuracy"]
     console.print(f"{accuracy['problems']} problems × {accuracy['samples_per_problem']} samples; picture: {picture}")
 
 
