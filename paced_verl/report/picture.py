@@ -9,6 +9,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 
 from paced_verl.report.run import Run
@@ -63,12 +64,13 @@ def _accuracy(axes: Axes, runs: Mapping[str, Run]) -> None:
 
 
 def _pass_rates(axes: Axes, run: Run) -> None:
-    count = max(1, len(run.pass_rates))
     for i, (done, table) in enumerate(run.pass_rates.items()):
-        bins = table.summary()["histogram"]
-        total = max(1, sum(bins))
-        positions = [bin_ / 10 + (i + 0.5) * 0.1 / count for bin_ in range(10)]
-        axes.bar(positions, [n / total for n in bins], width=0.09 / count, label=f"after {done} steps")
+        samples = max(1, int(table.samples.max()))  # K: pass rates are multiples of 1/K
+        passes = np.round(table.rates()[table.samples > 0] * samples).astype(int)
+        share = np.bincount(passes, minlength=samples + 1) / max(1, len(passes))
+        width = 0.8 / samples / len(run.pass_rates)
+        offset = (i - (len(run.pass_rates) - 1) / 2) * width
+        axes.bar(np.arange(samples + 1) / samples + offset, share, width=width, label=f"after {done} steps")
     axes.set(title="Pass rates on the training prompts", xlabel="pass rate", ylabel="share of prompts")
 
 
