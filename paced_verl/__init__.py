@@ -25,4 +25,8 @@ def _register_trainers(_module: object) -> None:
 
 
 if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
-    import paced_verl.platform_cpu  # noqa: F401
+
+    @wrapt.when_imported("verl.plugin.platform")
+    def _register_platform(_module: object) -> None:
+        """Make ``VERL_PLATFORM=cpu`` known before verl asks which platform it is."""
+        import paced_verl.platform_cpu  # noqa: F401
