@@ -36,6 +36,7 @@ def doctor() -> None:
 @app.command()
 def plan(overrides: Overrides = None, config_name: ConfigName = "ppo_trainer", config_path: ConfigPath = None) -> None:
     """Print what a run will do, without Ray or a GPU."""
+    from paced_verl.launch import compose
     from paced_verl.plan import Plan
 
     print(_or_exit(lambda: Plan.of(compose(overrides or [], config_name, config_path))))
@@ -47,6 +48,7 @@ def targets(
 ) -> None:
     """Have the teacher write its responses ahead of a run, into paced.targets.file. Goes on where it stopped."""
     from paced_verl.generate import generate_targets
+    from paced_verl.launch import compose
 
     counts = _or_exit(lambda: generate_targets(compose(overrides or [], config_name, config_path)))
     console.print(", ".join(f"{name} {count}" for name, count in counts.items()))
@@ -72,24 +74,6 @@ def show(file: Annotated[Path, typer.Argument(help="A pass_rates.parquet, of a c
         share = count / max(1, seen.sum())
         histogram.add_row(f"{i / 10:.1f}–{(i + 1) / 10:.1f}", str(count), f"{share:.0%}", "█" * round(60 * share))
     console.print(histogram)
-
-
-def compose(overrides: list[str], config_name: str, config_path: Path | None):
-    """Compose a run's configuration as verl's launcher would."""
-    import verl  # noqa: F401  (registers the search path)
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir, initialize_config_module
-
-    where = (
-        initialize_config_dir(str(config_path.resolve()), version_base=None)
-        if config_path
-        else initialize_config_module("verl.trainer.config", version_base=None)
-    )
-    with where:
-        config = hydra_compose(config_name, overrides)
-    if "paced" not in config:
-        raise typer.BadParameter("these overrides run verl without PACED: add +paced=two_stage")
-    return config
 
 
 def _or_exit(run):

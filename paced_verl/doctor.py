@@ -54,9 +54,9 @@ def _loading() -> Finding:
 
 def _search_path() -> Finding:
     try:
-        from paced_verl.cli import compose
+        from paced_verl.launch import compose
 
-        compose(["+paced=two_stage"], "ppo_trainer", None)
+        compose(["+paced=two_stage"])
     except Exception as error:  # whatever it is, it is the finding
         return Finding(False, f"+paced=two_stage does not compose: {error}")
     return Finding(True, "+paced=two_stage composes")

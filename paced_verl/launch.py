@@ -1,11 +1,41 @@
-"""A check of every paced run where its configuration is composed, before Ray starts."""
+"""Hydra's side: compose a run's configuration, and check every paced run where it is composed, before Ray starts."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import hydra
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
+
+from paced_verl.config import ConfigError
+
+
+def compose(overrides: list[str], config_name: str = "ppo_trainer", config_path: Path | None = None) -> DictConfig:
+    """Compose a run's configuration as verl's launcher would.
+
+    Args:
+        overrides: As given to ``python -m verl.trainer.main_ppo``.
+        config_name: Hydra's ``--config-name``.
+        config_path: Hydra's ``--config-path``; verl's own folder by default.
+
+    Raises:
+        ConfigError: Nothing in it says ``paced``.
+        hydra.errors.HydraException: It does not compose.
+    """
+    import verl  # noqa: F401  (with verl come the plugins)
+
+    where = (
+        hydra.initialize_config_dir(str(config_path.resolve()), version_base=None)
+        if config_path
+        else hydra.initialize_config_module("verl.trainer.config", version_base=None)
+    )
+    with where:
+        config = hydra.compose(config_name, overrides)
+    if "paced" not in config:
+        raise ConfigError("These overrides run verl without PACED: add +paced=two_stage.")
+    return config
 
 
 class PacedCallback(Callback):
@@ -16,7 +46,6 @@ class PacedCallback(Callback):
     """
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
-        from paced_verl.config import ConfigError
         from paced_verl.plan import Plan
 
         try:

@@ -16,8 +16,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from paced_verl.checks import check
-from paced_verl.cli import compose
 from paced_verl.config import ConfigError
+from paced_verl.launch import compose
 from paced_verl.passrate import PassRateTable
 from paced_verl.plan import Plan
 
@@ -76,9 +76,7 @@ def config_of(folder: Path, *overrides: str, group: str = "two_stage") -> DictCo
             "actor_rollout_ref.rollout.n=2",
             "trainer.total_training_steps=10",
             *overrides,
-        ],
-        "ppo_trainer",
-        None,
+        ]
     )
 
 
