@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -75,20 +74,31 @@ class Workplace:
         kill_all()
         return Launched(code, "".join(lines), time.monotonic() - started)
 
-    def launch_and_kill(self, after_checkpoint_of_step: int, *overrides: str, **kwargs: object) -> Launched:
-        """The same, but SIGKILL every process as soon as the next step's rollouts have come back."""
-        pattern = re.compile(rf"step:{after_checkpoint_of_step} - ")
-        holder: dict[str, bool] = {}
+    def launch_and_kill(self, after_step: int, *overrides: str) -> Launched:
+        """The same, but SIGKILL every process as soon as a step is done: checkpoint written, metrics logged."""
+        killed, ended = threading.Event(), threading.Event()
 
-        def kill_at(line: str) -> None:
-            if pattern.search(line) and not holder:
-                holder["killed"] = True
-                kill_all()
+        def watch() -> None:
+            while not ended.wait(0.02):
+                if self._is_done(after_step):
+                    killed.set()
+                    kill_all()
+                    return
 
-        launched = self.launch(*overrides, on_line=kill_at, **kwargs)  # type: ignore[arg-type]
-        assert holder, launched.tail()
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        launched = self.launch(*overrides)
+        ended.set()
+        watcher.join()
+        assert killed.is_set(), launched.tail()
         assert launched.code != 0
         return launched
+
+    def _is_done(self, step: int) -> bool:
+        # The log on the terminal comes a second late, which is a whole step on a fast machine; these files do not.
+        rollouts = self.folder / "rollouts" / f"{step}.jsonl"
+        logged = any(f'"step":{step},' in file.read_text() for file in self.folder.glob("metrics-*.jsonl"))
+        return logged and rollouts.exists() and rollouts.read_text().endswith("\n")
 
     def overrides(self, steps: int) -> list[str]:
         return [
