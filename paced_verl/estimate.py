@@ -19,7 +19,7 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.dataset.rl_dataset import collate_fn
 
 from paced_verl import fields
-from paced_verl.passrate import PassRateTable
+from paced_verl.passrate import PassRateTable, is_correct
 
 PARTITION = "val"
 
@@ -32,7 +32,7 @@ def correct_of_row(rows: TensorDict, threshold: float) -> list[float]:
     """
     scores = [float(score.sum()) for score in rows["rm_scores"].unbind()]
     extras = [getattr(extra, "data", extra).get("reward_extra_info") or {} for extra in rows["extra_fields"]]
-    return [float(float(extra.get("acc", score)) >= threshold) for score, extra in zip(scores, extras, strict=True)]
+    return [float(is_correct(score, extra, threshold)) for score, extra in zip(scores, extras, strict=True)]
 
 
 def estimate_pass_rates(

@@ -19,6 +19,7 @@ from vllm import LLM, SamplingParams, TokensPrompt
 
 from paced_verl.checks import check
 from paced_verl.config import ConfigError, PacedConfig
+from paced_verl.passrate import is_correct
 from paced_verl.prompts import Prompts
 from paced_verl.targets import Target, TargetStore, prompt_hash
 
@@ -111,5 +112,6 @@ def _target(row: dict[str, Any], token_ids: list[int], tokenizer: Any, reward: A
         ground_truth=row["reward_model"]["ground_truth"],
         extra_info=row["extra_info"],
     )
-    score = result.get("acc", result["score"]) if isinstance(result, dict) else result
-    return Target(tuple(token_ids), response, float(score) >= paced.pass_rate.threshold, prompt_hash(row["raw_prompt"]))
+    score, extra = (result["score"], result) if isinstance(result, dict) else (result, {})
+    correct = is_correct(score, extra, paced.pass_rate.threshold)
+    return Target(tuple(token_ids), response, correct, prompt_hash(row["raw_prompt"]))

@@ -1,6 +1,7 @@
 """How often the student solves each prompt: k successes of n samples, 12 bytes a prompt."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,11 @@ import pyarrow.parquet as pq
 _FORMAT = b"1"
 LOW, HIGH = 0.2, 0.8
 """The frontier of competence is LOW <= p <= HIGH, as in the paper's figures and its hard-filter baseline."""
+
+
+def is_correct(score: float, extra: Mapping[str, Any], threshold: float) -> bool:
+    """Whether a response passes: verl's ``acc`` if the reward gives it, else the reward, from ``threshold`` on."""
+    return float(extra.get("acc", score)) >= threshold
 
 
 class PassRateTable:

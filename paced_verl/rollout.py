@@ -18,6 +18,7 @@ from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorke
 
 from paced_verl import fields
 from paced_verl.config import PacedConfig
+from paced_verl.passrate import is_correct
 from paced_verl.prompts import Prompts
 
 
@@ -114,7 +115,7 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
 
     def _is_correct(self, output: AgentLoopOutput) -> bool:
         extra = output.extra_fields.get("reward_extra_info") or {}
-        return float(extra.get("acc", output.reward_score)) >= self.paced.pass_rate.threshold
+        return is_correct(output.reward_score, extra, self.paced.pass_rate.threshold)
 
     def _as_output(self, prompt_ids: list[int], response_ids: list[int], row: dict[str, Any]) -> AgentLoopOutput:
         response_ids = list(response_ids)[: self.rollout_config.response_length]
