@@ -1,20 +1,21 @@
-"""Token-level divergences between a teacher's top-k and a student's logits: no ray, no verl, any notebook."""
+"""Token-level divergences between a teacher and a student's logits: no ray, no verl, any notebook.
 
-from typing import Any, NamedTuple
+The teacher comes as its top-k log-probabilities (:func:`token_divergence`) or as its last hidden states
+(:func:`full_divergence`, the whole vocabulary). Either way a divergence is a registered name, or a mixture of two.
+"""
+
+from typing import Any
 
 import torch
 
-from paced_verl.divergence.functions import (
-    forward_kl,
-    get_divergence,
-    register_divergence,
-    reverse_kl,
-    teacher_categories,
-)
+from paced_verl.divergence.full import full_divergence
+from paced_verl.divergence.functions import get_divergence, register_divergence, teacher_categories
 from paced_verl.divergence.support import support_log_probs
+from paced_verl.divergence.tokens import TokenDivergence, described, objective
 
 __all__ = [
     "TokenDivergence",
+    "full_divergence",
     "get_divergence",
     "register_divergence",
     "support_log_probs",
@@ -23,22 +24,15 @@ __all__ = [
 ]
 
 
-class TokenDivergence(NamedTuple):
-    """One number a token, (m,) each, float32 (float64 for float64 logits). Only ``value`` has a gradient."""
-
-    value: torch.Tensor
-    forward_kl: torch.Tensor
-    reverse_kl: torch.Tensor
-    student_tail: torch.Tensor  # probability outside the teacher's k tokens
-    teacher_tail: torch.Tensor
-
-
 def token_divergence(
     logits: torch.Tensor,
     teacher_ids: torch.Tensor,
     teacher_log_probs: torch.Tensor,
     divergence: str = "forward_kl",
     rows: torch.Tensor | None = None,
+    *,
+    towards: str | None = None,
+    mix: torch.Tensor | None = None,
     **params: Any,
 ) -> TokenDivergence:
     """Divergence of each token between the student's logits and the teacher's k tokens + tail, in nats.
@@ -49,25 +43,19 @@ def token_divergence(
         teacher_log_probs: (n, k), any floating dtype, normalised over the whole vocabulary. No gradient.
         divergence: a registered name.
         rows: (m,) int64, positions of the n that count; the others cost nothing and get a zero gradient. None: all.
-        params: of the divergence, such as ``beta`` of ``jsd``.
+        towards: a second registered name: the value is then (1−mix) · D_divergence + mix · D_towards.
+        mix: (m,), any floating dtype, in [0, 1], one number a selected row. No gradient.
+        params: of the divergence, such as ``beta`` of ``jsd``. Not with ``towards``.
 
     Raises:
-        ValueError: unknown divergence, or shapes that do not match.
+        ValueError: unknown divergence, shapes that do not match, ``towards`` without ``mix`` or with ``params``.
     """
-    function = get_divergence(divergence)
     if teacher_ids.shape != teacher_log_probs.shape:
         shapes = f"{tuple(teacher_ids.shape)} and {tuple(teacher_log_probs.shape)}"
         raise ValueError(f"teacher ids and log-probabilities differ in shape: {shapes}")
+    trained = objective(divergence, towards, mix, len(logits) if rows is None else len(rows), params)
     student = support_log_probs(logits, teacher_ids, rows)
     teacher = teacher_categories(
         teacher_log_probs.detach() if rows is None else teacher_log_probs.detach()[rows], vocab_size=logits.shape[1]
     )
-    value = function(student, teacher, **params)
-    with torch.no_grad():
-        return TokenDivergence(
-            value=value,
-            forward_kl=forward_kl(student, teacher),
-            reverse_kl=reverse_kl(student, teacher),
-            student_tail=student[:, -1].exp(),
-            teacher_tail=teacher[:, -1].exp(),
-        )
+    return described(trained(student, teacher, mix), student, teacher)

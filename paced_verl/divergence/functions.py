@@ -140,5 +140,11 @@ def forward_kl_topk(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tenso
     return _kl(teacher[:, :-1], student[:, :-1]).clamp_min(0.0)
 
 
+def entropy(log_probs: torch.Tensor) -> torch.Tensor:
+    """(n,) entropy of (n, C) log-probabilities, in nats; −inf counts as probability 0."""
+    log_probs = _finite(log_probs)
+    return -(log_probs.exp() * log_probs).sum(-1)
+
+
 def _kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     return (p.exp() * (p - q)).sum(-1)

@@ -91,7 +91,7 @@ def _rest_logsumexp(logits: torch.Tensor, ids: torch.Tensor, rows: torch.Tensor 
         largest = chunk.amax(dim=1)
         torch.log_softmax(chunk, dim=1, out=chunk)  # one fused pass; logsumexp itself takes four and a second chunk
         rest.append(torch.where(largest == -torch.inf, largest, largest - chunk.amax(dim=1)))
-    return torch.cat(rest) if rest else logits.new_empty(0, dtype=_compute_dtype(logits))
+    return torch.cat(rest) if rest else logits.new_empty(0, dtype=compute_dtype(logits))
 
 
 def _rest_gradient(
@@ -122,7 +122,7 @@ def _chunks(
     logits: torch.Tensor, ids: torch.Tensor, rows: torch.Tensor | None
 ) -> Iterator[tuple[torch.Tensor, slice, Index]]:
     """Copies of some rows in the computing dtype, all in one buffer; their places in ids; their places in logits."""
-    dtype = _compute_dtype(logits)
+    dtype = compute_dtype(logits)
     fitting = (CUDA_CHUNK_BYTES if logits.is_cuda else CPU_CHUNK_BYTES) // (logits.shape[1] * dtype.itemsize)
     size = max(1, min(len(ids), max(fitting, torch.get_num_threads())))  # a softmax gives each thread whole rows
     buffer = torch.empty(size, logits.shape[1], dtype=dtype, device=logits.device)
@@ -132,7 +132,8 @@ def _chunks(
         yield buffer[: here.stop - start].copy_(logits[there]), here, there
 
 
-def _compute_dtype(logits: torch.Tensor) -> torch.dtype:
+def compute_dtype(logits: torch.Tensor) -> torch.dtype:
+    """What logits are computed with: float32, or float64 if they are."""
     return torch.promote_types(logits.dtype, torch.float32)
 
 

@@ -165,13 +165,78 @@ def test_diagnostics_have_no_gradient_and_follow_the_rows():
     log_probs, ids = teacher.topk(5)
     rows = torch.tensor([3, 1])
     out = token_divergence(logits, ids, log_probs, "jsd", rows=rows, beta=0.3)
-    assert [x.requires_grad for x in out] == [True, False, False, False, False]
+    assert [x.requires_grad for x in out] == [True, False, False, False, False, False]
     torch.testing.assert_close(out.teacher_tail, (1 - log_probs.exp().sum(-1))[rows])
     torch.testing.assert_close(out.student_tail, (1 - logits.softmax(-1).gather(1, ids).sum(-1))[rows].detach())
     torch.testing.assert_close(out.forward_kl, token_divergence(logits, ids, log_probs).value[rows].detach())
     torch.testing.assert_close(
         out.reverse_kl, token_divergence(logits, ids, log_probs, "reverse_kl").value[rows].detach()
     )
+
+
+def test_student_entropy_is_over_the_categories():
+    logits, teacher = random_pair(4, 30)
+    logits[1] = torch.full((30,), -torch.inf).scatter(0, teacher[1].topk(5).indices, 0.0)  # even, without a tail
+    log_probs, ids = teacher.topk(5)
+    p = torch.cat([logits.softmax(-1).gather(1, ids), 1 - logits.softmax(-1).gather(1, ids).sum(-1, keepdim=True)], 1)
+    expected = torch.distributions.Categorical(p.clamp_min(0.0)).entropy()
+    out = token_divergence(logits, ids, log_probs)
+    torch.testing.assert_close(out.student_entropy, expected)
+    torch.testing.assert_close(out.student_entropy[1], torch.tensor(5.0, dtype=torch.float64).log())
+    whole = topk_divergence(logits[2:], teacher[2:], 30, "reverse_kl").student_entropy
+    torch.testing.assert_close(whole, torch.distributions.Categorical(logits=logits[2:]).entropy())
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    names=st.tuples(st.sampled_from(NAMES), st.sampled_from(NAMES)),
+    shares=st.lists(st.floats(0, 1), min_size=3, max_size=3),
+)
+def test_an_interpolation_is_the_two_divergences_and_their_gradients_in_these_shares(seed, names, shares):
+    torch.manual_seed(seed)
+    logits, teacher = random_pair(5, 12)
+    logits.requires_grad_()
+    log_probs, ids = teacher.topk(4)
+    rows, mix = torch.tensor([4, 0, 2]), torch.tensor(shares, dtype=torch.float64, requires_grad=True)
+
+    def value_and_gradient(*args, **kwargs):
+        out = token_divergence(logits, ids, log_probs, *args, rows=rows, **kwargs)
+        return out, torch.autograd.grad(out.value.sum(), logits)[0]
+
+    (start, start_gradient), (end, end_gradient) = value_and_gradient(names[0]), value_and_gradient(names[1])
+    mixed, gradient = value_and_gradient(names[0], towards=names[1], mix=mix)
+    share, row_share = mix.detach(), torch.zeros(5, 1, dtype=torch.float64).index_put((rows,), mix.detach()[:, None])
+    torch.testing.assert_close(mixed.value, start.value + share * (end.value - start.value))
+    torch.testing.assert_close(gradient, start_gradient + row_share * (end_gradient - start_gradient))
+    assert torch.equal(mixed.student_entropy, start.student_entropy)
+    assert torch.autograd.grad(mixed.value.sum(), mix, allow_unused=True) == (None,)
+
+
+def test_the_ends_of_an_interpolation_are_the_two_divergences_to_the_last_bit():
+    logits, teacher = random_pair(6, 40, dtype=torch.float32)
+    log_probs, ids = teacher.topk(8)
+    for share, name in [(0.0, "akl"), (1.0, "reverse_kl")]:
+        mixed = token_divergence(logits, ids, log_probs, "akl", towards="reverse_kl", mix=torch.full((6,), share))
+        assert torch.equal(mixed.value, token_divergence(logits, ids, log_probs, name).value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"towards": "jsd"}, "towards and mix go together, got towards='jsd' without mix"),
+        ({"mix": torch.zeros(2)}, "towards and mix go together, got towards=None and mix"),
+        ({"towards": "jsd", "mix": torch.zeros(2), "beta": 0.3}, r"towards='jsd' takes none, got \['beta'\]"),
+        ({"towards": "jsd", "mix": torch.zeros(3)}, r"want mix \(2,\), one number a selected row, got \(3,\)"),
+        ({"towards": "jsd", "mix": torch.tensor(0.5)}, r"want mix \(2,\).*got \(\)"),
+        ({"towards": "revers_kl", "mix": torch.zeros(2)}, "Did you mean 'reverse_kl'"),
+    ],
+)
+def test_half_an_interpolation_is_refused(arguments, message):
+    logits, teacher = random_pair(3, 8)
+    log_probs, ids = teacher.topk(2)
+    with pytest.raises(ValueError, match=message):
+        token_divergence(logits, ids, log_probs, rows=torch.tensor([0, 2]), **arguments)
 
 
 def test_jsd_tends_to_the_two_kls():
