@@ -7,16 +7,18 @@ Every key has a type, a range and a default here and nowhere else; an unknown ke
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     StrictFloat,
     StrictInt,
+    Tag,
     ValidationError,
     field_validator,
     model_validator,
@@ -51,6 +53,8 @@ class WeightConfig(_Block):
     """Beta(a, b) prior of the posterior estimate; null fits it to every estimate or file (empirical Bayes)."""
     fit: Literal["moments"] | None = None
     """``moments`` takes α and β from the table's mean and variance instead of from the keys above."""
+    source: Literal["table", "group"] = "table"
+    """``table``: the pass rate known when the prompt is drawn. ``group``: that of the step's own rollouts of it."""
     low: Fraction = 0.2
     high: Fraction = 0.8
 
@@ -62,6 +66,8 @@ class WeightConfig(_Block):
             raise ValueError(f"fit: {self.fit} sets the exponents of kernel: beta, not of kernel: {self.kernel}")
         if self.prior and self.estimate == "empirical":
             raise ValueError("prior is only read by estimate: posterior")
+        if self.source == "group" and (self.fit or (self.estimate == "posterior" and self.prior is None)):
+            raise ValueError("source: group fits nothing to a table: set alpha and beta, and prior for a posterior")
         self.to_kernel()  # knows its names and ranges
         return self
 
@@ -114,15 +120,52 @@ class SamplerConfig(_Block):
     seed: int = 0
 
 
+def _tag(value: Any) -> str:
+    """Which side of "a plain value, or a block" a value is."""
+    return ":two" if isinstance(value, Mapping | BaseModel) else ":one"
+
+
+class InterpolationConfig(_Block):
+    """A divergence that turns linearly into another one: (1−λ) from + λ to, λ from 0 to 1."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    start: str = Field(alias="from")
+    end: str = Field(alias="to")
+    over: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the stage after which only ``to`` is left."""
+
+    @model_validator(mode="after")
+    def _known(self) -> InterpolationConfig:
+        from paced_verl.divergence import get_divergence
+
+        for name in (self.start, self.end):
+            get_divergence(name)
+        return self
+
+
+class RampConfig(_Block):
+    """A number that moves linearly over a stage."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    start: NonNegative = Field(alias="from")
+    end: NonNegative = Field(alias="to")
+
+
 class StageConfig(_Block):
     """One stage of the schedule."""
 
     until: StrictInt | StrictFloat
     """End of the stage: a float is a fraction of the run (1.0 = the end), an integer a training step."""
-    divergence: str
+    divergence: Annotated[
+        Annotated[str, Tag(":one")] | Annotated[InterpolationConfig, Tag(":two")], Discriminator(_tag)
+    ]
     responses: Literal["teacher", "student"]
     parameters: dict[str, float] = Field(default_factory=dict)
     lr_factor: Positive = 1.0
+    coef: Annotated[Annotated[NonNegative, Tag(":one")] | Annotated[RampConfig, Tag(":two")], Discriminator(_tag)] = 1.0
+    """Factor of the divergence beside verl's task loss; ``{from, to}`` moves linearly over the stage."""
 
     @field_validator("until")
     @classmethod
@@ -141,6 +184,10 @@ class StageConfig(_Block):
 
         from paced_verl.divergence import get_divergence
 
+        if isinstance(self.divergence, InterpolationConfig):
+            if self.parameters:
+                raise ValueError("parameters belong to one divergence; an interpolation between two takes none")
+            return self
         divergence, thirds = get_divergence(self.divergence), torch.full((1, 3), 1 / 3).log()
         try:
             divergence(thirds, thirds, **self.parameters)
@@ -150,28 +197,132 @@ class StageConfig(_Block):
             ) from None
         return self
 
+    def to_stage(self) -> dict[str, Any]:
+        """What :class:`paced_verl.schedule.Stage` needs, without its place in the run."""
+        stage = self.model_dump(include={"responses", "parameters", "lr_factor"})
+        if isinstance(self.divergence, InterpolationConfig):
+            stage |= {"divergence": self.divergence.start, "towards": self.divergence.end, "over": self.divergence.over}
+        else:
+            stage["divergence"] = self.divergence
+        coef = self.coef
+        stage["coef"] = (coef.start, coef.end) if isinstance(coef, RampConfig) else (coef, coef)
+        return stage
+
 
 class TeacherConfig(_Block):
-    """What the teacher sees and how much of its distribution is used."""
+    """Who the teacher is, what it sees and how much of its distribution is used."""
 
-    backend: Literal["server"] = "server"
-    """``server``: verl's vLLM teacher pool (``distillation.teacher_models``)."""
-    context: str = "none"
-    """``none``, ``solution``, ``answer``, or the path of a Jinja template (see paced_verl/contexts)."""
+    backend: Literal["server", "reference", "student"] = "server"
+    """``server``: verl's vLLM teacher pool (``distillation.teacher_models``). ``reference``: a forward-only engine in
+    the trainer's own workers, with verl's reference-worker settings (``actor_rollout_ref.ref``); no pool, no vLLM.
+    ``student``: the student's own rollout servers, that is its current weights."""
+    context: str | dict[str, str] = "none"
+    """``none``, ``solution``, ``answer``, ``rollout``, or the path of a Jinja template (see paced_verl/contexts). With
+    several teachers, one for each: ``{teacher key: context}``."""
     solution_key: str = "solution"
     """The field of ``extra_info`` that holds a problem's expert solution."""
-    topk: Annotated[int, Field(ge=1)] = 64
+    topk: int | Literal["full"] = 64
+    """``full``: the exact divergence over the whole vocabulary, with backend: reference."""
+    update: Literal["frozen", "ema", "every"] = "frozen"
+    """Of backend: reference that starts as the student: ``ema`` follows the student's weights after every step,
+    ``every`` copies them every ``every_steps`` steps."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """What the teacher keeps of its own weights a step: teacher ← decay · teacher + (1 − decay) · student."""
+    every_steps: Annotated[int, Field(ge=1)] | None = None
+
+    @field_validator("topk", mode="before")
+    @classmethod
+    def _number_or_full(cls, topk: Any) -> Any:
+        if topk != "full" and not (isinstance(topk, int) and topk >= 1):
+            raise ValueError("expected a number of tokens from 1 on, or full")
+        return topk
 
     @field_validator("context")
     @classmethod
-    def _exists(cls, context: str) -> str:
-        from paced_verl.context import BUILTIN
-
-        if context not in BUILTIN and not Path(context).is_file():
-            raise ValueError(
-                f"expected one of {', '.join(BUILTIN)}, or the path of a Jinja template; there is no such file"
-            )
+    def _exists(cls, context: str | dict[str, str]) -> str | dict[str, str]:
+        for name in context.values() if isinstance(context, dict) else [context]:
+            _check_context(name)
         return context
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TeacherConfig:
+        if (self.update == "ema") != (self.ema_decay is not None):
+            raise ValueError("ema_decay goes with update: ema, and update: ema needs ema_decay (such as 0.99)")
+        if (self.update == "every") != (self.every_steps is not None):
+            raise ValueError("every_steps goes with update: every, and update: every needs every_steps")
+        if self.update != "frozen" and self.backend != "reference":
+            why = "its weights are always the student's" if self.backend == "student" else "its servers load them once"
+            raise ValueError(f"update: {self.update} is for backend: reference, not {self.backend} ({why})")
+        if self.topk == "full" and self.backend != "reference":
+            raise ValueError(f"topk: full is for backend: reference; backend: {self.backend} would send whole rows")
+        return self
+
+    def context_of(self, teacher: str) -> str:
+        """The context of a teacher, by its key in ``distillation.teacher_models``."""
+        return self.context if isinstance(self.context, str) else self.context[teacher]
+
+    @property
+    def contexts(self) -> tuple[str, ...]:
+        """All contexts there are."""
+        return (self.context,) if isinstance(self.context, str) else tuple(self.context.values())
+
+
+def _check_context(context: str) -> None:
+    from paced_verl.context import BUILTIN
+
+    if context not in BUILTIN and not Path(context).is_file():
+        raise ValueError(
+            f"{context!r}: expected one of {', '.join(BUILTIN)}, or the path of a Jinja template; there is no such file"
+        )
+
+
+class TokensConfig(_Block):
+    """Which tokens of a response train."""
+
+    select: Literal["tip"] | None = None
+    """``tip``: those where the student is uncertain or disagrees with the teacher (arXiv 2604.14084)."""
+    keep: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of a response's tokens that is kept."""
+
+
+class RouteConfig(_Block):
+    """Which losses a prompt gets, by its pass rate, beside a task reward."""
+
+    mastered: Fraction = 1.0
+    """From this pass rate on: neither distillation nor task reward."""
+    hopeless: Fraction = 0.0
+    """Up to this pass rate: the student's own weights under ``context`` are the teacher; no task reward."""
+    context: str = "solution"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RouteConfig:
+        if self.hopeless >= self.mastered:
+            raise ValueError(f"hopeless={self.hopeless} must be below mastered={self.mastered}")
+        _check_context(self.context)
+        if self.context == "none":
+            raise ValueError("context: none shows the teacher what the student sees; hopeless prompts need more")
+        return self
+
+
+class EndpointConfig(_Block):
+    """An OpenAI-compatible endpoint that writes teacher responses for ``paced-verl targets``. Runs do not read it."""
+
+    url: Annotated[str, Field(pattern=r"^https?://")]
+    """The base URL, up to and with ``/v1``."""
+    model: Annotated[str, Field(min_length=1)]
+    api_key_env: str = "OPENAI_API_KEY"
+    """Name of the environment variable whose value is sent as the key; it may be unset for a server without keys."""
+    concurrency: Annotated[int, Field(ge=1)] = 32
+    """Requests in flight."""
+    retries: Annotated[int, Field(ge=0)] = 5
+    """How often a request is sent again after 408, 409, 429, 5xx, a timeout or a lost connection."""
+    timeout: Positive = 600.0
+    """Seconds to wait for an answer."""
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    """More fields of the request, as the server names them; null leaves one of ours out (``max_tokens``)."""
+    input_price: NonNegative = 0.0
+    """Per million tokens, in any currency."""
+    output_price: NonNegative = 0.0
 
 
 class TargetsConfig(_Block):
@@ -187,6 +338,8 @@ class TargetsConfig(_Block):
     """How often to ask for a response that is kept; then the prompt is skipped and counted."""
     temperature: NonNegative = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    endpoint: EndpointConfig | None = None
+    """Have ``paced-verl targets`` ask this server instead of loading the teacher."""
 
 
 class PacedConfig(_Block):
@@ -198,6 +351,8 @@ class PacedConfig(_Block):
     schedule: Annotated[tuple[StageConfig, ...], Field(min_length=1)]
     teacher: TeacherConfig = TeacherConfig()
     targets: TargetsConfig = TargetsConfig()
+    tokens: TokensConfig = TokensConfig()
+    route: RouteConfig | None = None
 
     @classmethod
     def parse(cls, block: Mapping[str, Any]) -> PacedConfig:
@@ -209,7 +364,9 @@ class PacedConfig(_Block):
         try:
             return cls.model_validate(dict(block))
         except ValidationError as error:
-            raise ConfigError("\n".join(_explain(problem) for problem in error.errors())) from None
+            # A stage that is wrong is left out of the schedule, which pydantic then also finds too short.
+            problems = [problem for problem in error.errors() if problem["type"] != "too_short"] or error.errors()
+            raise ConfigError("\n".join(map(_explain, problems))) from None
 
     def build_schedule(self, total_steps: int) -> Schedule:
         """The stages in steps.
@@ -217,7 +374,7 @@ class PacedConfig(_Block):
         Raises:
             ConfigError: Stages that overlap, are empty or do not cover the run.
         """
-        stages = [stage.model_dump(exclude={"until"}) for stage in self.schedule]
+        stages = [stage.to_stage() for stage in self.schedule]
         try:
             return Schedule.from_ends([stage.until for stage in self.schedule], stages, total_steps)
         except ValueError as error:
@@ -226,10 +383,11 @@ class PacedConfig(_Block):
 
 def _explain(problem: Any) -> str:
     """One pydantic problem as one line: key, value, what is wrong, what to do."""
-    path = ".".join(["paced", *(str(part) for part in problem["loc"])])
+    location = [part for part in problem["loc"] if not str(part).startswith(":")]  # tags of a union
+    path = ".".join(["paced", *map(str, location)])
     if problem["type"] == "extra_forbidden":
-        known = _keys_at(problem["loc"][:-1])
-        close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+        known = _keys_at(location[:-1])
+        close = difflib.get_close_matches(str(location[-1]), known, n=1)
         hint = f"Did you mean {close[0]!r}?" if close else f"Known keys here: {', '.join(known)}."
         return f"{path} is not a key that anything reads. {hint}"
     if problem["type"] == "missing":
@@ -240,14 +398,17 @@ def _explain(problem: Any) -> str:
     return f"{path}{shown}: {message}."
 
 
-def _keys_at(location: tuple[Any, ...]) -> list[str]:
+def _keys_at(location: Sequence[Any]) -> list[str]:
     """The keys known at a place of the block."""
     model: type[BaseModel] = PacedConfig
     for part in location:
-        if isinstance(part, int):
-            model = StageConfig
-        elif part != "schedule":
-            annotation = model.model_fields[part].annotation
-            assert isinstance(annotation, type)
-            model = annotation
-    return list(model.model_fields)
+        if not isinstance(part, int):
+            model = _model_in(model.model_fields[part].annotation) or model
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The block that a field holds, through unions, tuples and annotations."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((model for part in get_args(annotation) if (model := _model_in(part))), None)

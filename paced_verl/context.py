@@ -1,7 +1,8 @@
 """What the teacher sees: the student's prompt, or a privileged one with an expert solution or the final answer.
 
 A context is a Jinja template that replaces the content of the prompt's last user message. It may use ``problem`` (that
-message), ``solution`` (``extra_info[solution_key]``), ``answer`` (``reward_model.ground_truth``) and ``extra_info``.
+message), ``solution`` (``extra_info[solution_key]``), ``answer`` (``reward_model.ground_truth``), ``extra_info`` and
+``rollout`` (a correct response of the student to the same prompt, never the one that is scored).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template, meta
 
-BUILTIN = ("none", "solution", "answer")
+BUILTIN = ("none", "solution", "answer", "rollout")
 _FOLDER = Path(__file__).parent / "contexts"
 
 
@@ -21,7 +22,7 @@ class TeacherContext:
     """Turns a row of the data into the teacher's messages.
 
     Args:
-        context: ``none``, ``solution``, ``answer``, or the path of a template.
+        context: One of ``BUILTIN``, or the path of a template.
         solution_key: The field of ``extra_info`` that holds the expert solution.
     """
 
@@ -49,11 +50,17 @@ class TeacherContext:
         environment = Environment(undefined=StrictUndefined, trim_blocks=True, autoescape=False)
         return environment.from_string(self._source or "")
 
-    def messages(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    @property
+    def needs_rollout(self) -> bool:
+        """Whether it shows a rollout of the student."""
+        return "rollout" in self.variables
+
+    def messages(self, row: Mapping[str, Any], rollout: str | None = None) -> list[dict[str, Any]]:
         """The teacher's chat messages for a row.
 
         Args:
             row: A row as verl's dataset gives it, with ``raw_prompt``, ``reward_model`` and ``extra_info``.
+            rollout: The student's correct response, where the template shows one.
 
         Raises:
             KeyError, jinja2.UndefinedError: The row lacks something that the template uses.
@@ -67,5 +74,7 @@ class TeacherContext:
             values["solution"] = extra_info[self.solution_key]
         if "answer" in self.variables:
             values["answer"] = row["reward_model"]["ground_truth"]
+        if rollout is not None:
+            values["rollout"] = rollout
         prompt[-1]["content"] = self._template.render(values).strip()
         return prompt

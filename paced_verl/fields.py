@@ -2,32 +2,57 @@
 
 From the trainer to the agent loop, on a training prompt:
 
-``PROMPT``     position in the training set
-``STAGE``      which stage of the schedule
-``RESPONSES``  ``student`` or ``teacher``
-``WEIGHT``     factor of the row in the loss; the teacher is not asked about rows of weight 0
-``TARGET``     stored teacher response (token ids; empty: none could be had), or ``None``: the teacher server writes one
+``PROMPT``         position in the training set
+``STAGE``          which stage of the schedule
+``RESPONSES``      ``student`` or ``teacher``
+``MIX``            share of the divergence that the stage's divergence turns into
+``WEIGHT``         factor of the row's divergence in the loss; the teacher is not asked about rows of weight 0
+``TASK``           factor of the row's task advantage: 0 where routing gives it no task reward
+``SELF``           whether the student's own weights are the teacher, under the route's context
+``SESSIONS``       responses to the prompt in this step
+``GROUP_WEIGHTS``  what ``WEIGHT`` becomes with 0, 1, … correct responses among these, or ``None``: it stays
+``TARGET``         stored teacher response (token ids; empty: none could be had), or ``None``: the teacher writes one
 
 and on a prompt whose pass rate is estimated, ``TEMPERATURE``. Rows go on to the actor, and back to the driver, with
 
-``PROMPT``, ``STAGE``  (B, 1) int64
-``WEIGHT``             (B, 1) float32
-``TEACHER``            (B, 3) float32: tokens the teacher read and wrote, seconds, 1 if no response could be had
+``PROMPT``, ``STAGE``           (B, 1) int64
+``WEIGHT``, ``MIX``, ``TASK``   (B, 1) float32
+``TEACHER``                     (B, 5) float32: what was asked of the teacher, see ``TEACHER_NAMES``
+``TEACHER_PROMPT``              jagged (B, tokens) int64: the teacher's prompt, for a teacher in the trainer's workers
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
 PROMPT = "paced_prompt"
 STAGE = "paced_stage"
 RESPONSES = "paced_responses"
+MIX = "paced_mix"
 WEIGHT = "paced_weight"
+TASK = "paced_task"
+SELF = "paced_self"
+SESSIONS = "paced_sessions"
+GROUP_WEIGHTS = "paced_group_weights"
 TARGET = "paced_target"
 TEMPERATURE = "paced_temperature"
 TEACHER = "paced_teacher"
+TEACHER_PROMPT = "paced_teacher_prompt"
+
+TEACHER_NAMES = ("tokens", "seconds", "gave_up", "tokens_saved", "no_context")
+"""Columns of ``TEACHER``: tokens the teacher read and wrote; seconds it took; 1 if no response could be had; tokens it
+did not have to read, because the row weighs nothing; 1 if its context needed a correct rollout and there was none."""
 
 
 def per_row(field: torch.Tensor) -> torch.Tensor:
     """A field as (B, width): TransferQueue hands rows of one width back as a jagged tensor."""
     return field.values().view(field.shape[0], -1) if field.is_nested else field
+
+
+def count(row: Mapping[str, Any], **amounts: float) -> None:
+    """Add to a row's ``TEACHER`` columns, by name."""
+    for name, amount in amounts.items():
+        row[TEACHER][TEACHER_NAMES.index(name)] += amount

@@ -25,8 +25,10 @@ from verl.workers.utils.padding import no_padding_2_padding
 
 from paced_verl import fields
 from paced_verl.checks import LOSS_MODE
-from paced_verl.divergence import token_divergence
-from paced_verl.schedule import Schedule
+from paced_verl.config import PacedConfig
+from paced_verl.divergence import TokenDivergence, full_divergence, token_divergence
+from paced_verl.schedule import Schedule, Stage
+from paced_verl.selection import selection_factor, tip_scores
 
 METRIC_PREFIX = "paced/divergence"
 _DIAGNOSTICS = {
@@ -34,6 +36,7 @@ _DIAGNOSTICS = {
     "reverse_kl": "reverse_kl",
     "tail_mass": "teacher_tail",
     "student_tail_mass": "student_tail",
+    "student_entropy": "student_entropy",
 }
 """Name of the metric: field of :class:`paced_verl.divergence.TokenDivergence`."""
 
@@ -50,7 +53,9 @@ def _only_under_the_paced_trainer(**_: Any) -> Any:
 def paced_loss(
     config: ActorConfig,
     distillation_config: DistillationConfig,
+    paced: PacedConfig,
     schedule: Schedule,
+    teacher: Any = None,
     model_output: dict[str, torch.Tensor] | None = None,
     data: TensorDict | None = None,
     dp_group: Any = None,
@@ -62,7 +67,9 @@ def paced_loss(
     Args:
         config: verl's actor configuration (``loss_agg_mode``, policy loss).
         distillation_config: verl's distillation configuration (task rewards, coefficient, clamps).
+        paced: The parsed ``paced`` block (token selection, top-k).
         schedule: Says which divergence each stage trains.
+        teacher: The :class:`paced_verl.teacher.ReferenceTeacher` of this worker, if it has one.
         model_output: Second call: jagged (B, tokens) tensors, from the first call and from verl.
         data: The micro-batch.
         dp_group: Passed on to verl's policy loss.
@@ -76,9 +83,10 @@ def paced_loss(
     """
     assert data is not None
     if student_logits is not None:
-        return _token_values(schedule, data, student_logits)
+        head = teacher.head() if paced.teacher.topk == "full" else None
+        return _token_values(schedule, data, student_logits, head)
     assert model_output is not None
-    return _scalar(config, distillation_config, schedule, model_output, data, dp_group)
+    return _scalar(config, distillation_config, paced, schedule, model_output, data, dp_group)
 
 
 def _trained_tokens(data: TensorDict) -> torch.Tensor:
@@ -95,18 +103,15 @@ def _trained_tokens(data: TensorDict) -> torch.Tensor:
     return selected
 
 
-def _token_values(schedule: Schedule, data: TensorDict, student_logits: torch.Tensor) -> dict[str, torch.Tensor]:
+def _token_values(
+    schedule: Schedule, data: TensorDict, student_logits: torch.Tensor, head: torch.Tensor | None
+) -> dict[str, torch.Tensor]:
     """First call: the divergence of every trained token, 0 elsewhere."""
-    token_stage = torch.repeat_interleave(
-        fields.per_row(data[fields.STAGE]).view(-1), data["input_ids"].offsets().diff()
-    )
-    stage_or_none = torch.where(_trained_tokens(data), token_stage, -1)
-    teacher_ids, teacher_log_probs = data["teacher_ids"].values(), data["teacher_logprobs"].values()
-    if get_ulysses_sequence_parallel_world_size() > 1:
-        teacher_ids = slice_input_tensor(teacher_ids.unsqueeze(0), dim=1).squeeze(0)
-        teacher_log_probs = slice_input_tensor(teacher_log_probs.unsqueeze(0), dim=1).squeeze(0)
-        # +1 and −1: the slice pads with 0, which must mean "no stage".
-        stage_or_none = slice_input_tensor(stage_or_none.unsqueeze(0) + 1, dim=1).squeeze(0) - 1
+    lengths = data["input_ids"].offsets().diff()
+    token_stage = torch.repeat_interleave(fields.per_row(data[fields.STAGE]).view(-1), lengths)
+    mix = _of_this_rank(torch.repeat_interleave(fields.per_row(data[fields.MIX]).view(-1), lengths))
+    # +1 and −1: the slice pads with 0, which must mean "no stage".
+    stage_or_none = _of_this_rank(torch.where(_trained_tokens(data), token_stage, -1) + 1) - 1
 
     logits = student_logits.squeeze(0)
     values = logits.new_zeros(len(logits), dtype=torch.float32)
@@ -115,23 +120,44 @@ def _token_values(schedule: Schedule, data: TensorDict, student_logits: torch.Te
         rows = torch.nonzero(stage_or_none == stage.index).view(-1)
         if len(rows) == 0 and stage.index > 0:
             continue  # the first stage always runs, so that an empty micro-batch still has a gradient, of zeros
-        result = token_divergence(
-            logits,
-            teacher_ids,
-            teacher_log_probs,
-            divergence=stage.divergence,
-            rows=rows,
-            **stage.parameters,
-        )
-        values = values.index_put((rows,), result.value)
+        result = _divergence(stage, data, logits, rows, mix[rows], head)
+        values = values.index_put((rows,), result.value.float())
         for name, field in _DIAGNOSTICS.items():
-            diagnostics[name][rows] = getattr(result, field)
+            diagnostics[name][rows] = getattr(result, field).float()
     return {"distillation_losses": values.unsqueeze(0), **{k: v.unsqueeze(0) for k, v in diagnostics.items()}}
+
+
+def _divergence(
+    stage: Stage,
+    data: TensorDict,
+    logits: torch.Tensor,
+    rows: torch.Tensor,
+    mix: torch.Tensor,
+    head: torch.Tensor | None,
+) -> TokenDivergence:
+    """The stage's divergence at some of the tokens of this rank."""
+    arguments: dict[str, Any] = {"divergence": stage.divergence, "rows": rows, **stage.parameters}
+    if stage.towards is not None:
+        arguments |= {"towards": stage.towards, "mix": mix}
+    if head is not None:
+        return full_divergence(logits, _of_this_rank(data["teacher_hidden"].values()), head, **arguments)
+    teacher_ids, teacher_log_probs = (
+        _of_this_rank(data[name].values()) for name in ("teacher_ids", "teacher_logprobs")
+    )
+    return token_divergence(logits, teacher_ids, teacher_log_probs, **arguments)
+
+
+def _of_this_rank(tokens: torch.Tensor) -> torch.Tensor:
+    """The tokens of this rank of a sequence-parallel group, padded with 0 as verl pads them."""
+    if get_ulysses_sequence_parallel_world_size() == 1:
+        return tokens
+    return slice_input_tensor(tokens.unsqueeze(0), dim=1).squeeze(0)
 
 
 def _scalar(
     config: ActorConfig,
     distillation_config: DistillationConfig,
+    paced: PacedConfig,
     schedule: Schedule,
     model_output: dict[str, torch.Tensor],
     data: TensorDict,
@@ -150,11 +176,16 @@ def _scalar(
         "loss_scale_factor": config.loss_scale_factor,
     }
     weight = fields.per_row(data[fields.WEIGHT])
-    loss = agg_loss(values * weight, mask, config.loss_agg_mode, **global_batch)
+    diagnostics = {name: no_padding_2_padding(model_output[name], data) for name in _DIAGNOSTICS}
+    trained = mask.bool() & (weight != 0)
+    factor = weight
+    if paced.tokens.select == "tip":
+        scores = tip_scores(diagnostics["student_entropy"], diagnostics["reverse_kl"], trained)
+        factor = weight * selection_factor(scores, trained, paced.tokens.keep)
+    loss = agg_loss(values * factor, mask, config.loss_agg_mode, **global_batch)
 
     # Sums here, divided by the number of trained tokens on the driver: exact whatever the split into micro-batches.
-    trained = mask.bool() & (weight != 0)
-    sums = {"value": values, **{name: no_padding_2_padding(model_output[name], data) for name in _DIAGNOSTICS}}
+    sums = {"value": values, **diagnostics}
     metrics = {
         f"{METRIC_PREFIX}/{name}": _global_sum((value.detach() * trained).sum(), data) for name, value in sums.items()
     }

@@ -54,10 +54,7 @@ class Plan:
             prompts=prompts,
             batch=config.data.train_batch_size,
             n=config.actor_rollout_ref.rollout.n,
-            pools={
-                "trainer + student vLLM": config.trainer.n_gpus_per_node * config.trainer.nnodes,
-                "teacher vLLM": config.distillation.n_gpus_per_node * config.distillation.nnodes,
-            },
+            pools=_pools(config, paced),
             ignored=_ignored(config, paced),
         )
 
@@ -99,17 +96,39 @@ class Plan:
         )
         lines.append(f"pass rates: {self._estimates()}")
         sampler = paced.sampler
+        skips = sampler.skip_zero_weight and sampler.power == 0 and "paced.sampler.skip_zero_weight" not in self.ignored
         lines.append(
             f"sampler: {'uniform over prompts' if sampler.power == 0 else f'q ∝ w^{sampler.power:g}'}"
-            f"{', prompts of weight 0 skipped' if sampler.skip_zero_weight and sampler.power == 0 else ''}"
+            f"{', prompts of weight 0 skipped' if skips else ''}"
             f"{f', {sampler.explore:.0%} uniform exploration' if sampler.explore else ''}"
         )
-        lines.append(
-            f"teacher: {paced.teacher.backend}, context {paced.teacher.context}, top-{paced.teacher.topk} + tail"
-        )
+        lines.append(f"teacher: {self._teacher()}")
+        if paced.tokens.select:
+            lines.append(f"tokens: {paced.tokens.select}, {paced.tokens.keep:.0%} of each response")
+        if paced.route:
+            route = paced.route
+            lines.append(
+                f"route: p ≥ {route.mastered:g} neither loss; p ≤ {route.hopeless:g} self-distillation under context "
+                f"{route.context}; both losses between"
+            )
         lines.append("GPUs: " + ", ".join(f"{pool} {count}" for pool, count in self.pools.items()))
         lines += [f"ignored: {key} ({why})" for key, why in self.ignored.items()]
         return lines
+
+    def _teacher(self) -> str:
+        teacher = self.paced.teacher
+        who = {
+            "server": "vLLM teacher pool",
+            "reference": "engine in the trainer's workers",
+            "student": "the student's own rollout servers, its current weights",
+        }[teacher.backend]
+        what = "whole vocabulary" if teacher.topk == "full" else f"top-{teacher.topk} + tail"
+        update = {
+            "frozen": "",
+            "ema": f", moving average of the student (decay {teacher.ema_decay:g})" if teacher.ema_decay else "",
+            "every": f", the student's weights every {teacher.every_steps} steps",
+        }[teacher.update]
+        return f"{who}{update}, context {teacher.context}, {what}"
 
     def _work(self, stage: Stage) -> str:
         rows, steps = self.rows(stage), stage.last - stage.first + 1
@@ -139,12 +158,35 @@ class Plan:
         return " ".join(parts) or "none"
 
 
+def _pools(config: DictConfig, paced: PacedConfig) -> dict[str, int]:
+    """GPUs by what runs on them."""
+    separate = config.trainer.v1.trainer_mode == "paced_separate_async"
+    pools = {
+        "trainer" if separate else "trainer + student vLLM": config.trainer.n_gpus_per_node * config.trainer.nnodes
+    }
+    if separate:
+        rollout = config.actor_rollout_ref.rollout
+        pools["student vLLM"] = rollout.n_gpus_per_node * rollout.nnodes
+    if paced.teacher.backend == "server":
+        pools["teacher vLLM"] = config.distillation.n_gpus_per_node * config.distillation.nnodes
+    return pools
+
+
 def _ignored(config: DictConfig, paced: PacedConfig) -> dict[str, str]:
     """Settings that this run does not read, as far as a user may expect them to matter."""
     ignored: dict[str, str] = {}
     loss = config.distillation.distillation_loss
     if not loss.use_task_rewards and not math.isclose(loss.distillation_loss_coef, 1.0):
         ignored["distillation.distillation_loss.distillation_loss_coef"] = "use_task_rewards is off"
+    if paced.sampler.skip_zero_weight and paced.sampler.power == 0:
+        if loss.use_task_rewards:
+            ignored["paced.sampler.skip_zero_weight"] = "prompts of weight 0 still get their task reward"
+        elif paced.weight.source == "group":
+            ignored["paced.sampler.skip_zero_weight"] = "weight.source: group knows weights only after the rollouts"
+    if paced.teacher.backend != "server" and config.distillation.nnodes:
+        ignored["distillation.n_gpus_per_node, nnodes"] = f"teacher.backend: {paced.teacher.backend} has no pool"
+    if paced.targets.endpoint is not None:
+        ignored["paced.targets.endpoint"] = "`paced-verl targets` asks it, ahead of the run"
     if config.data.get("dataloader_num_workers", 0):
         ignored["data.dataloader_num_workers (training)"] = "prompts are drawn when they are needed, by their weight"
     if config.data.get("shuffle") is False:

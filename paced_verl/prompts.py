@@ -7,7 +7,6 @@ from typing import Any
 
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 
-from paced_verl.config import TeacherConfig
 from paced_verl.context import TeacherContext
 
 
@@ -15,7 +14,6 @@ class Prompts:
     """Builds both prompts of a row.
 
     Args:
-        teacher: What the teacher sees.
         tokenizer: The student's, which is the teacher's too.
         processor: The multi-modal processor, or ``None``.
         data: verl's ``data`` block (chat template and processor arguments).
@@ -25,7 +23,6 @@ class Prompts:
 
     def __init__(
         self,
-        teacher: TeacherConfig,
         *,
         tokenizer: Any,
         processor: Any,
@@ -33,7 +30,6 @@ class Prompts:
         model_type: str | None,
         prompt_length: int,
     ):
-        self.context = TeacherContext(teacher.context, teacher.solution_key)
         self.prompt_length = prompt_length
         self._builder = create_continuous_token_builder(
             tokenizer,
@@ -47,8 +43,14 @@ class Prompts:
         """The prompt that the student answers."""
         return list(self._builder.build_initial_tokens(list(row["raw_prompt"])))[-self.prompt_length :]
 
-    def teacher(self, row: Mapping[str, Any]) -> list[int]:
-        """The prompt that the teacher answers, and under which it scores."""
-        if not self.context.privileged:
+    def teacher(self, row: Mapping[str, Any], context: TeacherContext, rollout: str | None = None) -> list[int]:
+        """The prompt that the teacher answers, and under which it scores.
+
+        Args:
+            row: As verl's dataset gives it.
+            context: What the teacher sees.
+            rollout: The student's correct response, where the context shows one.
+        """
+        if not context.privileged:
             return self.student(row)
-        return list(self._builder.build_initial_tokens(self.context.messages(row)))
+        return list(self._builder.build_initial_tokens(context.messages(row, rollout)))

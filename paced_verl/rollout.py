@@ -1,41 +1,77 @@
 """Whose response a row gets, what the teacher sees, and when the teacher is asked: verl's agent loop, told by the row.
 
-A worker holds no state of its own: everything it needs is in the row's fields (:mod:`paced_verl.fields`).
+A worker holds no state beyond a step: everything it needs is in the row's fields (:mod:`paced_verl.fields`) and, where
+the teacher waits for a prompt's whole group of responses, in the group.
 """
 
 from __future__ import annotations
 
-import math
+import copy
 import time
 from typing import Any
-from uuid import uuid4
 
 import ray
 import torch
+from omegaconf import DictConfig, open_dict
 from verl.experimental.agent_loop import AgentLoopOutput
 from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 
 from paced_verl import fields
 from paced_verl.config import PacedConfig
+from paced_verl.context import TeacherContext
+from paced_verl.group import Group, Scored
 from paced_verl.passrate import is_correct
 from paced_verl.prompts import Prompts
+from paced_verl.scoring import (
+    StudentServers,
+    Teacher,
+    TeacherServers,
+    at_student_positions,
+    in_vocabulary,
+    response_positions,
+)
+
+_TENSORS = {fields.PROMPT: torch.int64, fields.STAGE: torch.int64, fields.MIX: torch.float32,
+            fields.WEIGHT: torch.float32, fields.TASK: torch.float32}  # fmt: skip
 
 
 class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  # type: ignore[name-defined,misc]
     """verl's TransferQueue agent-loop worker, with teacher responses and teacher contexts."""
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.paced = PacedConfig.parse(self.config.paced)
+    def __init__(self, config: DictConfig, *args: Any, **kwargs: Any):
+        self.paced = PacedConfig.parse(config.paced)
+        backend = self.paced.teacher.backend
+        if backend != "server":  # there is no teacher pool for verl's worker to connect to
+            config = copy.deepcopy(config)
+            with open_dict(config):
+                config.distillation.enabled = False
+        super().__init__(config, *args, **kwargs)
         self.prompts = Prompts(
-            self.paced.teacher,
             tokenizer=self.tokenizer,
             processor=self.processor,
             data=self.config.data,
             model_type=self.hf_model_type,
             prompt_length=self.rollout_config.prompt_length,
         )
+        names = {*self.paced.teacher.contexts, *([self.paced.route.context] if self.paced.route else [])}
+        self.contexts = {name: TeacherContext(name, self.paced.teacher.solution_key) for name in names}
+        # A reference-worker teacher scores in the trainer's workers, when the step's rows are complete.
+        topk = self.paced.teacher.topk
+        self.student: Teacher | None = StudentServers(self.llm_client, topk) if isinstance(topk, int) else None
+        self.teacher: Teacher | None = {
+            "server": lambda: TeacherServers(self.teacher_server_manager),
+            "student": lambda: self.student,
+            "reference": lambda: None,
+        }[backend]()
+        filter_groups = config.algorithm.get("filter_groups") or {}
+        self.filter_metric: str | None = filter_groups.get("metric") if filter_groups.get("enable") else None
+        self.waits_for_group = (
+            self.paced.weight.source == "group"
+            or self.filter_metric is not None
+            or any(context.needs_rollout for context in self.contexts.values())
+        )
+        self.groups: dict[str, Group] = {}
         self.errors: list[str] = []
 
     def pop_errors(self) -> list[str]:
@@ -63,11 +99,10 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
                 return await super()._run_agent_loop(
                     sampling_params, trajectory, agent_name=agent_name, trace=trace, **row
                 )
-            responses, target = row.pop(fields.RESPONSES), row.pop(fields.TARGET)
-            row[fields.PROMPT] = torch.tensor([row[fields.PROMPT]])
-            row[fields.STAGE] = torch.tensor([row[fields.STAGE]])
-            row[fields.WEIGHT] = torch.tensor([row[fields.WEIGHT]], dtype=torch.float32)
-            row[fields.TEACHER] = torch.zeros(3)
+            responses, target, sessions = (row.pop(name) for name in (fields.RESPONSES, fields.TARGET, fields.SESSIONS))
+            row |= {name: torch.tensor([row[name]], dtype=dtype) for name, dtype in _TENSORS.items()}
+            row[fields.TEACHER] = torch.zeros(len(fields.TEACHER_NAMES))
+            self.groups.setdefault(row["uid"], Group(sessions))
             if responses == "student":
                 return await super()._run_agent_loop(
                     sampling_params, trajectory, agent_name=agent_name, trace=trace, **row
@@ -77,6 +112,17 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
         except Exception as error:
             self.errors.append(f"{type(error).__name__}: {error}")
             raise
+        finally:
+            self._settle(row, None)  # nobody waits for a session that has failed, or has no response
+
+    def _settle(self, row: dict[str, Any], scored: Scored | None) -> Group | None:
+        """Enter a session's response into its group; a complete group is forgotten here, and kept by who waits."""
+        group = self.groups.get(row["uid"])
+        if group is not None:
+            group.settle(row["session_id"], scored)
+            if group.complete:
+                del self.groups[row["uid"]]
+        return group
 
     async def _teacher_response(self, target: list[int] | None, row: dict[str, Any]) -> AgentLoopOutput:
         """The stored response, or one that the teacher server writes under its own context and that is kept."""
@@ -96,26 +142,23 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
                 break
         else:
             output = self._gave_up(prompt_ids, row)
-        row[fields.TEACHER][1] += time.monotonic() - started
+        fields.count(row, seconds=time.monotonic() - started)
         return output
 
     async def _ask_for_response(self, row: dict[str, Any]) -> list[int]:
-        prompt_ids = self.prompts.teacher(row)
-        output = await self.teacher_client[self._teacher(row)].generate(
-            request_id=uuid4().hex,
-            prompt_ids=prompt_ids,
-            sampling_params={
-                "max_tokens": self.rollout_config.response_length,
-                "temperature": self.paced.targets.temperature,
-                "top_p": self.paced.targets.top_p,
-            },
-        )
-        row[fields.TEACHER][0] += len(prompt_ids) + len(output.token_ids)
-        return list(output.token_ids)
+        assert self.teacher is not None, "checks: a reference-worker teacher writes nothing"
+        prompt_ids = self.prompts.teacher(row, self._context(row))
+        sampling = {
+            "max_tokens": self.rollout_config.response_length,
+            "temperature": self.paced.targets.temperature,
+            "top_p": self.paced.targets.top_p,
+        }
+        response_ids = await self.teacher.write(prompt_ids, sampling, self._routing_key(row))
+        fields.count(row, tokens=len(prompt_ids) + len(response_ids))
+        return response_ids
 
     def _is_correct(self, output: AgentLoopOutput) -> bool:
-        extra = output.extra_fields.get("reward_extra_info") or {}
-        return is_correct(output.reward_score, extra, self.paced.pass_rate.threshold)
+        return is_correct(output.reward_score, _reward_extra(output), self.paced.pass_rate.threshold)
 
     def _as_output(self, prompt_ids: list[int], response_ids: list[int], row: dict[str, Any]) -> AgentLoopOutput:
         response_ids = list(response_ids)[: self.rollout_config.response_length]
@@ -135,7 +178,7 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
         )
 
     def _gave_up(self, prompt_ids: list[int], row: dict[str, Any]) -> AgentLoopOutput:
-        row[fields.TEACHER][2] = 1
+        fields.count(row, gave_up=1)
         return self._nothing(prompt_ids, row)
 
     def _nothing(self, prompt_ids: list[int], row: dict[str, Any]) -> AgentLoopOutput:
@@ -159,49 +202,71 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
         if validate:
             return
         assert sample_kwargs is not None
-        length, topk = len(prompt_ids) + len(response_ids), self.paced.teacher.topk
-        # Positions that are not read by the loss hold a valid distribution all the same.
-        teacher_ids = torch.arange(topk, dtype=torch.int32).repeat(length, 1)
-        teacher_logprobs = torch.full((length, topk), -math.log(topk))
-        if sample_kwargs[fields.WEIGHT].item() > 0:
+        row = sample_kwargs
+        context = self._context(row)
+        rollout = await self._look_at_group(output, row, context)
+        teacher = self.student if row.pop(fields.SELF) else self.teacher
+        weighs = row[fields.WEIGHT].item() > 0
+        # The student's own tokens where both see the same: it may have had several turns.
+        privileged = context.privileged and (weighs or not context.needs_rollout)
+        teacher_prompt = self.prompts.teacher(row, context, rollout) if privileged else list(prompt_ids)
+        sequence_ids = teacher_prompt + list(response_ids)
+        fields.count(row, **{"tokens" if weighs else "tokens_saved": len(sequence_ids)})
+        if teacher is None:
+            row[fields.TEACHER_PROMPT] = torch.tensor(teacher_prompt if weighs else teacher_prompt[-1:])
+            return
+        response = None
+        if weighs:
             started = time.monotonic()
-            # The student's own tokens where both see the same: it may have had several turns.
-            privileged = self.prompts.context.privileged
-            sequence_ids = (self.prompts.teacher(sample_kwargs) if privileged else prompt_ids) + list(response_ids)
-            ids, logprobs = await self.teacher_server_manager.compute_teacher_logprobs_single(
-                sequence_ids=sequence_ids,
-                multi_modal_data=output.multi_modal_data,
-                mm_processor_kwargs=output.mm_processor_kwargs,
-                mm_processor_output=output.mm_processor_output,
-                routing_key=self._routing_key(sample_kwargs),
-            )
-            # A position holds the distribution of the next token: the response's are the last ones but one.
-            response = slice(-len(response_ids) - 1, -1)
-            teacher_ids[response], teacher_logprobs[response] = self._in_vocabulary(ids[response], logprobs[response])
-            sample_kwargs[fields.TEACHER][0] += len(sequence_ids)
-            sample_kwargs[fields.TEACHER][1] += time.monotonic() - started
-        output.extra_fields["teacher_ids"] = teacher_ids
-        output.extra_fields["teacher_logprobs"] = teacher_logprobs
+            ids, log_probs = await teacher.top_k(sequence_ids, output, self._routing_key(row))
+            place = response_positions(len(sequence_ids), len(response_ids))
+            response = in_vocabulary(ids[place], log_probs[place], self.model_config.hf_config.vocab_size)
+            fields.count(row, seconds=time.monotonic() - started)
+        topk = self.paced.teacher.topk
+        assert isinstance(topk, int)
+        ids, log_probs = at_student_positions(response, len(prompt_ids) + len(response_ids), len(response_ids), topk)
+        output.extra_fields["teacher_ids"], output.extra_fields["teacher_logprobs"] = ids, log_probs
 
-    def _in_vocabulary(self, ids: torch.Tensor, logprobs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Give probability 0 to a teacher's ids that the student has no logit for.
+    async def _look_at_group(self, output: AgentLoopOutput, row: dict[str, Any], context: TeacherContext) -> str | None:
+        """Wait for the row's siblings if anything depends on them, and weigh the row by what they say.
 
-        Models of one family pad one vocabulary to several sizes; such an id is no token of the tokenizer.
+        Returns:
+            A correct response beside this one, where the context shows one.
         """
-        size = self.model_config.hf_config.vocab_size
-        unknown = ids >= size
-        for row, column in unknown.nonzero().tolist():
-            # Any id that the row lacks: one that is there twice would count its token twice.
-            taken = set(ids[row].tolist())
-            ids[row, column] = next(token for token in range(size) if token not in taken)
-        return ids, logprobs.masked_fill(unknown, -math.inf)
+        weights = row.pop(fields.GROUP_WEIGHTS)
+        if not self.waits_for_group or row[fields.TEACHER][fields.TEACHER_NAMES.index("gave_up")]:
+            return None
+        metric = 0.0
+        if self.filter_metric is not None:
+            metric = float(_reward_extra(output).get(self.filter_metric, output.reward_score))
+        text = self.tokenizer.decode(output.response_ids, skip_special_tokens=True)
+        group = self._settle(row, Scored(self._is_correct(output), text, metric))
+        assert group is not None
+        await group.wait()
+        if weights is not None:
+            row[fields.WEIGHT].fill_(weights[group.successes])
+        if self.filter_metric is not None and group.uniform:
+            row[fields.WEIGHT].zero_()  # verl drops the group
+        rollout = group.correct_beside(row["session_id"]) if context.needs_rollout else None
+        if context.needs_rollout and rollout is None:
+            row[fields.WEIGHT].zero_()
+            fields.count(row, no_context=1)
+        return rollout
+
+    def _context(self, row: dict[str, Any]) -> TeacherContext:
+        if row[fields.SELF]:
+            assert self.paced.route is not None
+            return self.contexts[self.paced.route.context]
+        context = self.paced.teacher.context
+        return self.contexts[context if isinstance(context, str) else context[self._routing_key(row) or ""]]
 
     def _routing_key(self, row: dict[str, Any]) -> str | None:
-        value = row.get(self.teacher_key)
+        value = row.get(self.config.distillation.teacher_key)
         return value.item() if hasattr(value, "item") else value
 
-    def _teacher(self, row: dict[str, Any]) -> str:
-        return self.teacher_server_manager._resolve_teacher_key(self._routing_key(row))
+
+def _reward_extra(output: AgentLoopOutput) -> dict[str, Any]:
+    return output.extra_fields.get("reward_extra_info") or {}
 
 
 class PacedAgentLoopManager(AgentLoopManagerTQ):

@@ -127,6 +127,11 @@ class PassRateSampler:
         scale = self._mean * self.size * self._probability(w)
         return np.divide(w, scale, out=np.zeros_like(w), where=w > 0).astype(np.float32)
 
+    @property
+    def mean_weight(self) -> float:
+        """The mean raw weight of all prompts, by which weights are divided; unknown prompts count as known ones do."""
+        return self._mean
+
     def __len__(self) -> int:
         return self._epoch_size
 

@@ -18,10 +18,13 @@ class Stage:
 
     Attributes:
         index: Position in the schedule, from 0. Rows carry it, so the loss knows which divergence is theirs.
-        divergence: Name in :data:`paced_verl.divergence.DIVERGENCES`.
-        parameters: Keyword parameters of that divergence.
+        divergence: A registered divergence (:func:`paced_verl.divergence.get_divergence`).
         responses: Whose responses are trained on.
+        towards: The divergence it turns into, if any, linearly over the first ``over`` of the stage.
+        over: In (0, 1].
+        parameters: Keyword parameters of that divergence.
         lr_factor: Multiplies the optimizer's learning rate during the stage.
+        coef: Factor of the divergence in the loss at the first and at the last step, linear between.
     """
 
     index: int
@@ -29,13 +32,30 @@ class Stage:
     last: int
     divergence: str
     responses: Responses
+    towards: str | None = None
+    over: float = 1.0
     lr_factor: float = 1.0
     parameters: dict[str, Any] = field(default_factory=dict)
+    coef: tuple[float, float] = (1.0, 1.0)
+
+    def mix(self, step: int) -> float:
+        """Share λ of ``towards`` at a step: 0 at the first step, 1 from the end of ``over`` on; 0 without it."""
+        return min(1.0, self._progress(step) / self.over) if self.towards else 0.0
+
+    def coef_at(self, step: int) -> float:
+        """Factor of the divergence at a step."""
+        start, end = self.coef
+        return start + (end - start) * self._progress(step)
+
+    def _progress(self, step: int) -> float:
+        """0 at the first step, 1 at the last, and within [0, 1] for a row that is trained in another stage."""
+        return min(1.0, max(0.0, (step - self.first) / max(self.last - self.first, 1)))
 
     def __str__(self) -> str:
-        text = (
-            f"stage {self.index + 1} (steps {self.first}–{self.last}): {self.divergence} on {self.responses} responses"
-        )
+        divergence = f"{self.divergence} → {self.towards}" if self.towards else self.divergence
+        text = f"stage {self.index + 1} (steps {self.first}–{self.last}): {divergence} on {self.responses} responses"
+        if self.coef != (1.0, 1.0):
+            text += f", × {self.coef[0]:g}" + (f" → {self.coef[1]:g}" if self.coef[1] != self.coef[0] else "")
         return text if self.lr_factor == 1.0 else f"{text}, learning rate × {self.lr_factor:g}"
 
 

@@ -1,13 +1,32 @@
-"""verl's actor worker with the one thing a schedule needs and verl lacks: a learning rate that can be scaled."""
+"""verl's trainer workers with what PACED asks of them: a learning rate to scale, and a teacher beside the actor.
+
+Whatever the teacher or the learning rate needs is asked by the trainer on the driver; a worker decides nothing.
+"""
 
 from __future__ import annotations
 
-from verl.single_controller.base.decorator import Dispatch, register
+import copy
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from tensordict import TensorDict
+from verl.experimental.separation.engine_workers import DetachActorWorker
+from verl.single_controller.base.decorator import Dispatch, make_nd_compute_dataproto_dispatch_fn, register
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
+from paced_verl.teacher import ReferenceTeacher
 
-class PacedActorRolloutRefWorker(ActorRolloutRefWorker):
-    """verl's actor, rollout and reference worker, with :meth:`set_lr_factor`."""
+
+class PacedWorker:
+    """Mixin over verl's trainer workers."""
+
+    def __init__(self, config: DictConfig, *args: Any, **kwargs: Any):
+        self._pristine_config = copy.deepcopy(config)  # verl takes keys out of it as it builds its models
+        self.teacher: ReferenceTeacher | None = None
+        super().__init__(config, *args, **kwargs)
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def set_lr_factor(self, factor: float) -> None:
@@ -15,7 +34,7 @@ class PacedActorRolloutRefWorker(ActorRolloutRefWorker):
 
         Idempotent: always relative to the configured rate, also after a checkpoint was loaded that had another factor.
         """
-        engine = self.actor.engine
+        engine = self.actor.engine  # type: ignore[attr-defined]
         scheduler = engine.lr_scheduler
         scheduler.base_lrs = [engine.optimizer_config.lr * factor] * len(scheduler.base_lrs)
         rates = [
@@ -24,3 +43,52 @@ class PacedActorRolloutRefWorker(ActorRolloutRefWorker):
         ]
         for group, rate in zip(engine.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def init_teacher(self, model_path: str, topk: int | str) -> None:
+        """Load a teacher beside the actor (``paced.teacher.backend: reference``)."""
+        self.teacher = ReferenceTeacher(self._pristine_config, model_path, topk)
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def set_paced_loss(self, loss_fn: Callable[..., Any]) -> None:
+        """Train with this loss; it may ask the teacher beside the actor for its output layer."""
+        self.actor.set_loss_fn(partial(loss_fn, teacher=self.teacher))  # type: ignore[attr-defined]
+
+    @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="actor"))
+    def compute_teacher(self, data: TensorDict) -> TensorDict | None:
+        """The teacher's fields of a batch; see :meth:`paced_verl.teacher.ReferenceTeacher.answer`."""
+        assert self.teacher is not None
+        return self.teacher.answer(data)
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def update_teacher(self, decay: float) -> None:
+        """Move the teacher's weights towards the student's."""
+        assert self.teacher is not None
+        self.teacher.follow(self.actor.engine, decay)  # type: ignore[attr-defined]
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def save_teacher(self, folder: str) -> None:
+        """Write the teacher's weights, a file a rank."""
+        assert self.teacher is not None
+        self.teacher.save(Path(folder))
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def load_teacher(self, folder: str) -> None:
+        """Read the teacher's weights."""
+        assert self.teacher is not None
+        self.teacher.load(Path(folder))
+
+
+class PacedActorRolloutRefWorker(PacedWorker, ActorRolloutRefWorker):
+    """For trainers whose rollouts share their GPUs."""
+
+
+class PacedDetachActorWorker(PacedWorker, DetachActorWorker):
+    """For the trainer whose rollouts have their own."""
+
+
+PACED_WORKERS: dict[type, type] = {
+    ActorRolloutRefWorker: PacedActorRolloutRefWorker,
+    DetachActorWorker: PacedDetachActorWorker,
+}
+"""verl's worker: ours in its place."""

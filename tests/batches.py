@@ -13,6 +13,7 @@ from verl.utils import tensordict_utils as tu
 from verl.workers.config import DistillationLossConfig
 
 from paced_verl import fields
+from paced_verl.config import PacedConfig
 from paced_verl.schedule import Schedule
 
 VOCAB, TOPK = 23, 5
@@ -27,6 +28,11 @@ SCHEDULE = Schedule.from_ends(
 )
 
 
+PACED = PacedConfig.parse(
+    {"teacher": {"topk": TOPK}, "schedule": [{"until": 1.0, "divergence": "forward_kl", "responses": "teacher"}]}
+)
+
+
 @dataclass(frozen=True)
 class Row:
     """One row of a batch."""
@@ -38,6 +44,7 @@ class Row:
     teacher_logprobs: torch.Tensor
     stage: int
     weight: float
+    mix: float = 0.0
 
 
 def make_rows(count: int, seed: int = 0, stages: Sequence[int] = (0, 1), full_mask: bool = False) -> list[Row]:
@@ -75,6 +82,7 @@ def micro_batch(rows: Sequence[Row], whole: Sequence[Row], dp_size: int = 1) -> 
             "teacher_logprobs": jagged("teacher_logprobs"),
             fields.STAGE: torch.tensor([[row.stage] for row in rows]),
             fields.WEIGHT: torch.tensor([[row.weight] for row in rows]),
+            fields.MIX: torch.tensor([[row.mix] for row in rows]),
         },
         batch_size=[len(rows)],
     )

@@ -130,6 +130,59 @@ def test_a_configuration_that_cannot_run_says_so(folder: Path, overrides: list[s
         assert word in message
 
 
+ON_POLICY = "paced.schedule=[{until:1.0,divergence:reverse_kl,responses:student}]"
+NO_MODEL = "distillation.teacher_models.teacher_model.model_path=null"
+TASK_REWARD = "distillation.distillation_loss.use_task_rewards=True"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ([ON_POLICY, NO_MODEL, "paced.teacher.backend=reference"], ["is the student itself", "0 for ever"]),
+        ([ON_POLICY, "paced.teacher.backend=student"], ["backend=student", "0 for ever", "context=solution"]),
+        (["paced.teacher.backend=reference"], ["scores but does not write", "paced.targets.column"]),
+        ([ON_POLICY, "paced.teacher.backend=reference", "paced.teacher.update=ema", "paced.teacher.ema_decay=0.9"],
+         ["update=ema", "starts as the student"]),
+        ([ON_POLICY, "paced.teacher.backend=reference", "paced.teacher.topk=full",
+          "actor_rollout_ref.ref.strategy=fsdp"], ["topk=full", "fsdp2"]),
+        ([ON_POLICY, "paced.teacher.backend=student", "paced.teacher.context=solution",
+          "actor_rollout_ref.rollout.max_model_len=70"], ["rollout.max_model_len=70", "context=solution"]),
+        ([ON_POLICY, "paced.teacher.context={a:answer,b:none}"], ["context for each", "['None']"]),
+        ([ON_POLICY, "paced.teacher.context=rollout", "actor_rollout_ref.rollout.n=1"], ["rollout.n to 2 or more"]),
+        (["paced.teacher.context=rollout"], ["shows a rollout", "responses: student"]),
+        ([ON_POLICY, "paced.weight.source=group", "paced.sampler.power=1"], ["sampler.power=1", "Set power to 0"]),
+        ([ON_POLICY, "paced.route={context:answer}"], ["paced.route", "use_task_rewards=True"]),
+        ([ON_POLICY, TASK_REWARD, "paced.route={context:answer}", "paced.sampler.power=1"], ["needs all prompts"]),
+        ([ON_POLICY, TASK_REWARD, "paced.route={context:proof.jinja}"], ["paced.route", "no such file"]),
+        (["paced.schedule.0.coef=0.5"], ["paced.schedule[0].coef", "use_task_rewards=True"]),
+        ([ON_POLICY, "actor_rollout_ref.actor.use_kl_loss=True"], ["use_kl_loss=True", "task loss"]),
+        (["algorithm.filter_groups.enable=True", "algorithm.filter_groups.metric=acc"], ["filter_groups", "student"]),
+        (["algorithm.adv_estimator=paced"], ["adv_estimator=paced", "+paced=advantage"]),
+        (["actor_rollout_ref.actor.strategy=megatron"], ["strategy=megatron", "fsdp or fsdp2"]),
+    ],
+)  # fmt: skip
+def test_teachers_and_task_rewards_that_cannot_run_say_so(folder: Path, overrides: list[str], words: list[str]) -> None:
+    message = problem_of(config_of(folder, *overrides))
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [ON_POLICY, NO_MODEL, "paced.teacher.backend=reference", "paced.teacher.context=solution"],
+        [ON_POLICY, NO_MODEL, "paced.teacher.backend=student", "paced.teacher.context=answer"],
+        [ON_POLICY, NO_MODEL, "paced.teacher.backend=reference", TASK_REWARD],
+        [ON_POLICY, TASK_REWARD, "paced.route={context:answer}"],
+        [ON_POLICY, "paced.teacher.context=rollout", "paced.weight.source=group"],
+        ["paced.teacher.backend=reference", "paced.targets.column=extra_info.solution"],
+    ],
+)
+def test_teachers_without_a_pool_and_routes_pass(folder: Path, overrides: list[str]) -> None:
+    plan = str(Plan.of(config_of(folder, *overrides)))
+    assert ("teacher vLLM" in plan) == ("teacher: vLLM teacher pool" in plan)
+
+
 def test_no_teacher(folder: Path) -> None:
     config = config_of(folder)
     with open_dict(config):

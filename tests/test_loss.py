@@ -14,7 +14,7 @@ from verl.trainer.distillation.losses import distillation_ppo_loss
 
 from paced_verl.loss import paced_loss
 from paced_verl.schedule import Schedule
-from tests.batches import SCHEDULE, VOCAB, Row, actor_config, call, distillation_config, make_rows, micro_batch
+from tests.batches import PACED, SCHEDULE, VOCAB, Row, actor_config, call, distillation_config, make_rows, micro_batch
 
 MODES = ["token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm", "token-sum"]
 
@@ -35,7 +35,7 @@ class Student(torch.nn.Module):
 def step(student: torch.nn.Module, splits: list[list[Row]], whole: list[Row], mode: str, dp_size: int = 1) -> float:
     """Accumulate the gradient of a batch over micro-batches; returns the loss."""
     loss_fn = partial(
-        paced_loss, config=actor_config(mode), distillation_config=distillation_config(), schedule=SCHEDULE
+        paced_loss, config=actor_config(mode), distillation_config=distillation_config(), paced=PACED, schedule=SCHEDULE
     )
     total = 0.0
     for rows in splits:
@@ -137,7 +137,9 @@ def test_uniform_weights_and_verls_divergence_are_verls_loss(mode: str) -> None:
     logits = torch.randn(len(data["input_ids"].values()), VOCAB, requires_grad=True)
     theirs = logits.detach().clone().requires_grad_()
 
-    paced = partial(paced_loss, config=actor_config(mode), distillation_config=distillation_config(), schedule=schedule)
+    paced = partial(
+        paced_loss, config=actor_config(mode), distillation_config=distillation_config(), paced=PACED, schedule=schedule
+    )
     verl = partial(
         distillation_ppo_loss,
         config=actor_config(mode),
@@ -179,7 +181,11 @@ def test_rows_of_weight_zero_may_hold_anything() -> None:
 def test_metrics_are_means_over_trained_tokens_whatever_the_split() -> None:
     rows = make_rows(8)
     loss_fn = partial(
-        paced_loss, config=actor_config("token-mean"), distillation_config=distillation_config(), schedule=SCHEDULE
+        paced_loss,
+        config=actor_config("token-mean"),
+        distillation_config=distillation_config(),
+        paced=PACED,
+        schedule=SCHEDULE,
     )
     means = []
     for size in (1, 8):
@@ -198,7 +204,9 @@ def test_metrics_are_means_over_trained_tokens_whatever_the_split() -> None:
 def test_the_clamp_is_verls() -> None:
     rows = make_rows(4, full_mask=True, stages=(0,))
     config = distillation_config(loss_max_clamp=0.05)
-    loss_fn = partial(paced_loss, config=actor_config("token-sum"), distillation_config=config, schedule=SCHEDULE)
+    loss_fn = partial(
+        paced_loss, config=actor_config("token-sum"), distillation_config=config, paced=PACED, schedule=SCHEDULE
+    )
     data = micro_batch(rows, rows)
     loss, _ = call(loss_fn, Student()(data["input_ids"].values()), data)
     assert 0 < float(loss) <= 0.05 * sum(row.weight * len(row.response) for row in rows) * (1 + 1e-6)

@@ -20,7 +20,18 @@ from paced_verl.kernel import Kernel
 from paced_verl.loss import paced_loss
 from paced_verl.passrate import PassRateTable
 from paced_verl.sampler import PassRateSampler
-from tests.batches import SCHEDULE, TOPK, VOCAB, Row, actor_config, call, distillation_config, make_rows, micro_batch
+from tests.batches import (
+    PACED,
+    SCHEDULE,
+    TOPK,
+    VOCAB,
+    Row,
+    actor_config,
+    call,
+    distillation_config,
+    make_rows,
+    micro_batch,
+)
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "paced_minimal.py"
 
@@ -160,7 +171,7 @@ def test_the_weighted_loss_of_a_batch_and_its_gradient(mode: str, k: int) -> Non
     mine = student.clone().requires_grad_()
     per_row = mine.split(lengths)
     loss_fn = partial(
-        paced_loss, config=actor_config(mode), distillation_config=distillation_config(), schedule=SCHEDULE
+        paced_loss, config=actor_config(mode), distillation_config=distillation_config(), paced=PACED, schedule=SCHEDULE
     )
     total = 0.0
     for part in (slice(0, 3), slice(3, 8)):

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from paced_verl.report.run import Run
 
+RECORD = Path(__file__).resolve().parents[2] / "outputs" / "e2e" / "launches.jsonl"
 TIMEOUT = 600  # seconds a launch may take; a run that hangs fails here
 
 
@@ -42,7 +43,12 @@ class Workplace:
         folder.mkdir(parents=True, exist_ok=True)
 
     def launch(
-        self, *overrides: str, group: str = "two_stage", steps: int = 6, on_line: Callable[[str], None] | None = None
+        self,
+        *overrides: str,
+        group: str = "two_stage",
+        steps: int = 6,
+        on_line: Callable[[str], None] | None = None,
+        environment: dict[str, str] | None = None,
     ) -> Launched:
         """Run ``python -m verl.trainer.main_ppo +paced=GROUP`` to its end.
 
@@ -51,13 +57,15 @@ class Workplace:
             group: The ``paced`` group.
             steps: Length of the run.
             on_line: Called with every line of the log, e.g. to kill something at the right moment.
+            environment: Variables beside this process's own.
         """
         number = len(list(self.folder.glob("metrics-*.jsonl")))
-        environment = os.environ | {"VERL_FILE_LOGGER_PATH": str(self.folder / f"metrics-{number}.jsonl")}
+        variables = os.environ | {"VERL_FILE_LOGGER_PATH": str(self.folder / f"metrics-{number}.jsonl")}
+        variables |= environment or {}
         command = [sys.executable, "-m", "verl.trainer.main_ppo", f"+paced={group}", *self.overrides(steps), *overrides]
         started = time.monotonic()
         process = subprocess.Popen(
-            command, cwd=self.folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            command, cwd=self.folder, env=variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
         watchdog = threading.Timer(TIMEOUT, kill_all)
         watchdog.start()
@@ -72,6 +80,8 @@ class Workplace:
         code = process.wait()
         watchdog.cancel()
         kill_all()
+        if code == 0:
+            record(group, [*self.overrides(steps), *overrides])
         return Launched(code, "".join(lines), time.monotonic() - started)
 
     def launch_and_kill(self, after_step: int, *overrides: str) -> Launched:
@@ -146,6 +156,14 @@ class Workplace:
 
     def last_checkpoint(self) -> int:
         return int((self.checkpoints / "latest_checkpointed_iteration.txt").read_text())
+
+
+def record(group: str, overrides: list[str]) -> None:
+    """Note a launch that ran to its end: ``scripts/support.py`` makes docs/support.md of these."""
+    RECORD.parent.mkdir(parents=True, exist_ok=True)
+    test = os.environ["PYTEST_CURRENT_TEST"].split("::")[-1].split(" ")[0].split("[")[0]
+    with RECORD.open("a") as file:
+        file.write(json.dumps({"test": test, "group": group, "overrides": overrides}) + "\n")
 
 
 def descendants() -> list[psutil.Process]:

@@ -1,0 +1,29 @@
+"""Whether verl, in this version, would load the plugin."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from collections.abc import Iterator
+
+VERL_VERSION = "0.9.1"
+
+
+def plugin_problems() -> Iterator[str]:
+    """Why verl would not load the plugin, here or in the processes that Ray starts."""
+    policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto").strip().lower()
+    if "paced" not in {point.name for point in importlib.metadata.entry_points(group="verl.plugins")}:
+        yield "paced-verl is not installed as a verl plugin (entry point verl.plugins: paced). Install it with pip."
+    if policy == "none" or (policy != "auto" and "paced" not in policy.split(",")):
+        yield f"VERL_USE_EXTERNAL_PLUGINS={policy} keeps verl from loading paced-verl. Unset it, or add paced to it."
+
+
+def version_problems() -> Iterator[str]:
+    """Why this environment is not the one that paced-verl is written for."""
+    yield from plugin_problems()
+    installed = importlib.metadata.version("verl")
+    if installed != VERL_VERSION:
+        yield (
+            f"verl {installed} is installed; paced-verl is written for and tested on verl {VERL_VERSION}: "
+            f"pip install verl=={VERL_VERSION}"
+        )

@@ -1,0 +1,100 @@
+"""Who the teacher is, and whether it can say anything that the student does not know."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from paced_verl.config import PacedConfig
+
+
+def teacher_paths(config: DictConfig) -> dict[str, str]:
+    """The teachers' models by their name in ``distillation.teacher_models``; none for ``teacher.backend: student``."""
+    student, backend = config.actor_rollout_ref.model.path, config.paced.teacher.backend
+    paths = {
+        name: teacher.model_path
+        for name, teacher in config.distillation.teacher_models.items()
+        if teacher.get("model_path")
+    }
+    if backend == "student":
+        return {}
+    return paths or ({"teacher_model": student} if backend == "reference" else {})
+
+
+def teacher_problems(config: DictConfig, paced: PacedConfig) -> Iterator[str]:
+    """Who the teacher is, and whether it can say anything the student does not know."""
+    backend, paths = paced.teacher.backend, teacher_paths(config)
+    pool = config.distillation.n_gpus_per_node * config.distillation.nnodes
+    if backend == "server":
+        if not paths:
+            yield "distillation.teacher_models.teacher_model.model_path is not set: which model is the teacher?"
+        if pool == 0:
+            yield (
+                f"distillation.n_gpus_per_node={config.distillation.n_gpus_per_node}, distillation.nnodes="
+                f"{config.distillation.nnodes}: the teacher needs at least one GPU of its own. Or take a teacher "
+                "without a pool: paced.teacher.backend=reference, or student."
+            )
+    elif len(paths) > 1:
+        yield f"paced.teacher.backend={backend} knows one teacher, distillation.teacher_models has {len(paths)}."
+    if isinstance(paced.teacher.context, dict):
+        keys = {teacher.key for name, teacher in config.distillation.teacher_models.items() if name in paths}
+        if backend != "server" or keys != set(paced.teacher.context):
+            yield (
+                f"paced.teacher.context={paced.teacher.context} names a context for each of several teachers, but "
+                f"distillation.teacher_models has the keys {sorted(map(str, keys))}."
+            )
+    yield from _says_something(config, paced, paths)
+    needs_fsdp2 = [("paced.teacher.topk", "full")] * (paced.teacher.topk == "full")
+    needs_fsdp2 += [("paced.teacher.update", paced.teacher.update)] * (paced.teacher.update != "frozen")
+    strategy = config.actor_rollout_ref.ref.strategy
+    for key, value in needs_fsdp2 if strategy != "fsdp2" else []:
+        yield f"{key}={value} needs actor_rollout_ref.ref.strategy=fsdp2; it is {strategy}."
+    if backend == "reference" and not _pool_free_targets(paced):
+        yield (
+            "paced.teacher.backend=reference scores but does not write, and a stage has responses: teacher. Give it "
+            "stored responses (paced.targets.column, or paced.targets.file made by `paced-verl targets`)."
+        )
+
+
+def _pool_free_targets(paced: PacedConfig) -> bool:
+    if all(stage.responses == "student" for stage in paced.schedule) or paced.targets.column is not None:
+        return True
+    return paced.targets.file is not None and Path(paced.targets.file).exists()
+
+
+def _says_something(config: DictConfig, paced: PacedConfig, paths: dict[str, str]) -> Iterator[str]:
+    """A teacher that is the student and sees what the student sees has a divergence of 0."""
+    student = _real(config.actor_rollout_ref.model.path)
+    itself = [name for name, path in paths.items() if _real(path) == student]
+    if paced.teacher.update != "frozen" and not itself:
+        yield (
+            f"paced.teacher.update={paced.teacher.update} needs a teacher that starts as the student: leave "
+            "distillation.teacher_models.teacher_model.model_path unset, or set it to actor_rollout_ref.model.path."
+        )
+    lora = config.actor_rollout_ref.model.get("lora_rank", 0) > 0
+    if paced.teacher.update != "frozen" and lora:
+        yield (
+            f"paced.teacher.update={paced.teacher.update} copies whole weights, but the student is a LoRA adapter "
+            "(actor_rollout_ref.model.lora_rank). Use update: frozen, or paced.teacher.backend=student."
+        )
+    if "none" not in paced.teacher.contexts:
+        return
+    # Beside a task reward the student moves away from its initial weights, which then hold it back.
+    for name in () if config.distillation.distillation_loss.use_task_rewards else itself:
+        yield (
+            f"distillation.teacher_models.{name}.model_path is the student itself, and paced.teacher.context="
+            "none shows it what the student sees: the divergence is 0 for ever. Give the teacher a context "
+            "(paced.teacher.context=solution) or another model."
+        )
+    if paced.teacher.backend == "student":
+        yield (
+            "paced.teacher.backend=student with paced.teacher.context=none: the student would be its own teacher, see "
+            "what it sees, and the divergence is 0 for ever. Give it a context (paced.teacher.context=solution)."
+        )
+
+
+def _real(path: str) -> str:
+    return os.path.realpath(os.path.expanduser(path))

@@ -1,0 +1,73 @@
+"""What the rows of a step are told, decided when their prompts are drawn: plain numbers, no verl."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from paced_verl import fields
+from paced_verl.config import RouteConfig
+from paced_verl.kernel import Kernel
+from paced_verl.sampler import PassRateSampler
+from paced_verl.schedule import Stage
+
+
+def row_instructions(
+    prompts: npt.NDArray[np.int64],
+    *,
+    stage: Stage,
+    step: int,
+    n: int,
+    sampler: PassRateSampler,
+    group_weights: bool = False,
+    route: RouteConfig | None = None,
+) -> dict[str, list[Any]]:
+    """The fields (:mod:`paced_verl.fields`) of the rows of these prompts, one entry a prompt.
+
+    Args:
+        prompts: Positions in the training set, as drawn.
+        stage: The stage that trains them.
+        step: The step they are drawn in.
+        n: Responses per prompt.
+        sampler: Knows the weights they were drawn under.
+        group_weights: Weigh a prompt by the group of responses that is about to be sampled, not by the table.
+        route: Which losses a prompt gets by its pass rate; ``None``: all get both.
+    """
+    coef = stage.coef_at(step)
+    rows: dict[str, list[Any]] = {
+        fields.STAGE: [stage.index] * len(prompts),
+        fields.RESPONSES: [stage.responses] * len(prompts),
+        fields.MIX: [stage.mix(step)] * len(prompts),
+        fields.WEIGHT: (sampler.loss_weights(prompts) * coef).tolist(),
+        fields.TASK: [1.0] * len(prompts),
+        fields.SELF: [False] * len(prompts),
+        fields.SESSIONS: [n] * len(prompts),
+        fields.GROUP_WEIGHTS: [None] * len(prompts),
+        fields.TARGET: [None] * len(prompts),
+    }
+    if group_weights:
+        weights = (weights_by_successes(sampler.kernel, n, sampler.mean_weight) * coef).tolist()
+        rows[fields.GROUP_WEIGHTS] = [weights] * len(prompts)
+    if route is not None:
+        _route(rows, sampler.table.rates()[prompts], route, coef)
+    return rows
+
+
+def weights_by_successes(kernel: Kernel, n: int, mean_weight: float) -> npt.NDArray[np.float64]:
+    """w̃ of a group of n responses with 0, 1, … n correct ones: (n+1,).
+
+    Args:
+        mean_weight: Raw mean weight of the data set, as far as it is known.
+    """
+    return kernel(np.arange(n + 1), np.full(n + 1, n)) / mean_weight
+
+
+def _route(rows: dict[str, list[Any]], rates: npt.NDArray[np.float32], route: RouteConfig, coef: float) -> None:
+    """Mastered prompts get neither loss, hopeless ones only self-distillation; unknown ones (NaN) get both."""
+    for i, rate in enumerate(rates.tolist()):
+        if rate >= route.mastered:
+            rows[fields.WEIGHT][i], rows[fields.TASK][i] = 0.0, 0.0
+        elif rate <= route.hopeless:
+            rows[fields.WEIGHT][i], rows[fields.TASK][i], rows[fields.SELF][i] = coef, 0.0, True

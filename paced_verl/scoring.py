@@ -1,0 +1,153 @@
+"""The teacher's log-probabilities of a response, from vLLM servers: verl's teacher pool, or the student's own."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Any, Protocol
+from uuid import uuid4
+
+import torch
+from verl.experimental.teacher_loop.teacher_manager import AsyncTeacherLLMServerManager
+from verl.workers.rollout.llm_server import LLMServerClient
+
+TopK = tuple[torch.Tensor, torch.Tensor]
+"""Token ids (tokens, k) int32 and their log-probabilities (tokens, k) float32 of the token *after* each position."""
+
+
+class Teacher(Protocol):
+    """Whoever can score a sequence, and write one."""
+
+    async def top_k(self, sequence_ids: list[int], output: Any, teacher: str | None) -> TopK:
+        """The k most probable tokens after every position of a sequence.
+
+        Args:
+            sequence_ids: The teacher's prompt and the response.
+            output: verl's ``AgentLoopOutput``, for its images, video and audio.
+            teacher: The teacher's key, where there are several.
+        """
+
+    async def write(self, prompt_ids: list[int], sampling: dict[str, Any], teacher: str | None) -> list[int]:
+        """A response to a prompt, end of sequence included.
+
+        Args:
+            prompt_ids: The teacher's prompt.
+            sampling: vLLM sampling parameters.
+            teacher: The teacher's key, where there are several.
+        """
+
+
+class TeacherServers:
+    """verl's teacher pool.
+
+    Args:
+        manager: verl's client of it, which routes by key and asks for ``distillation_loss.topk`` tokens.
+    """
+
+    def __init__(self, manager: AsyncTeacherLLMServerManager):
+        self.manager = manager
+
+    async def top_k(self, sequence_ids: list[int], output: Any, teacher: str | None) -> TopK:
+        """See :class:`Teacher`."""
+        return await self.manager.compute_teacher_logprobs_single(
+            sequence_ids=sequence_ids,
+            multi_modal_data=output.multi_modal_data,
+            mm_processor_kwargs=output.mm_processor_kwargs,
+            mm_processor_output=output.mm_processor_output,
+            routing_key=teacher,
+        )
+
+    async def write(self, prompt_ids: list[int], sampling: dict[str, Any], teacher: str | None) -> list[int]:
+        """See :class:`Teacher`."""
+        client = self.manager.teacher_client[self.manager._resolve_teacher_key(teacher)]
+        answer = await client.generate(request_id=uuid4().hex, prompt_ids=prompt_ids, sampling_params=sampling)
+        return list(answer.token_ids)
+
+
+class StudentServers:
+    """The student's own rollout servers, hence its current weights.
+
+    Args:
+        client: verl's client of them.
+        topk: Tokens to ask for; the servers' ``max_logprobs`` must allow them.
+    """
+
+    def __init__(self, client: LLMServerClient, topk: int):
+        self.client, self.topk = client, topk
+
+    async def top_k(self, sequence_ids: list[int], output: Any, teacher: str | None) -> TopK:
+        """See :class:`Teacher`."""
+        media = output.multi_modal_data or {}
+        while True:
+            # The plain client's method: the asynchronous trainers' client joins the parts of a response that weight
+            # updates interrupt, and drops everything but the tokens.
+            answer = await LLMServerClient.generate(
+                self.client,
+                request_id=uuid4().hex,
+                prompt_ids=sequence_ids,
+                sampling_params={
+                    "max_tokens": 1,
+                    "temperature": 1.0,
+                    "prompt_logprobs": self.topk,
+                    "detokenize": False,
+                },
+                image_data=media.get("images"),
+                video_data=media.get("videos"),
+                audio_data=media.get("audios"),
+                mm_processor_kwargs=output.mm_processor_kwargs,
+                mm_processor_output=output.mm_processor_output,
+            )
+            if answer.extra_fields.get("prompt_logprobs") is not None:
+                break
+            await asyncio.sleep(1)  # interrupted by an update of the weights
+        ids = torch.tensor(answer.extra_fields["prompt_ids"], dtype=torch.int32)
+        return ids, torch.tensor(answer.extra_fields["prompt_logprobs"])
+
+    async def write(self, prompt_ids: list[int], sampling: dict[str, Any], teacher: str | None) -> list[int]:
+        """See :class:`Teacher`."""
+        answer = await self.client.generate(request_id=uuid4().hex, prompt_ids=prompt_ids, sampling_params=sampling)
+        return list(answer.token_ids)
+
+
+def in_vocabulary(ids: torch.Tensor, log_probs: torch.Tensor, size: int) -> TopK:
+    """Give probability 0 to a teacher's ids that the student has no logit for.
+
+    Models of one family pad one vocabulary to several sizes; such an id is no token of the tokenizer.
+
+    Args:
+        ids: (tokens, k) int32.
+        log_probs: (tokens, k) float32.
+        size: The student's number of logits.
+    """
+    ids, unknown = ids.clone(), ids >= size
+    for row, column in unknown.nonzero().tolist():
+        # Any id that the row lacks: one that is there twice would count its token twice.
+        taken = set(ids[row].tolist())
+        ids[row, column] = next(token for token in range(size) if token not in taken)
+    return ids, log_probs.masked_fill(unknown, -math.inf)
+
+
+def at_student_positions(response: TopK | None, length: int, response_length: int, topk: int) -> TopK:
+    """The teacher's fields of a whole sequence of the student.
+
+    Args:
+        response: What the teacher predicts for each token of the response; ``None``: it was not asked.
+        length: Tokens of the student's prompt and the response.
+        response_length: Tokens of the response.
+        topk: k.
+
+    Returns:
+        (length, k) int32 and float32. A position holds the distribution of the *next* token, so those of the response
+        are the last ones but one; the others are not read by the loss and hold a valid distribution all the same.
+    """
+    ids = torch.arange(topk, dtype=torch.int32).repeat(length, 1)
+    log_probs = torch.full((length, topk), -math.log(topk))
+    if response is not None:
+        place = response_positions(length, response_length)
+        ids[place], log_probs[place] = response
+    return ids, log_probs
+
+
+def response_positions(length: int, response_length: int) -> slice:
+    """Where a sequence predicts its response: the position before each of its tokens."""
+    return slice(length - response_length - 1, length - 1)

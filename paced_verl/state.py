@@ -1,0 +1,88 @@
+"""What a run knows and a checkpoint keeps: pass rates, the sampler over them, stored teacher responses. No verl."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+from paced_verl import kernel as kernels
+from paced_verl.config import PacedConfig
+from paced_verl.passrate import PassRateTable
+from paced_verl.sampler import PassRateSampler
+from paced_verl.targets import TargetStore
+
+
+class PacedState:
+    """The state of a run on the driver.
+
+    Args:
+        paced: The parsed ``paced`` block.
+        prompts: Number of training prompts.
+        epoch_size: Draws of one pass over them (whole batches).
+        task_rewards: Whether prompts also get a task reward: then none may be left out for its weight.
+    """
+
+    def __init__(self, paced: PacedConfig, prompts: int, epoch_size: int, task_rewards: bool = False):
+        self.paced = paced
+        self.table = self.new_table(prompts)
+        self.targets = TargetStore()
+        self.last_refresh: int | None = None
+        every_prompt = task_rewards or paced.weight.source == "group"
+        self.sampler = PassRateSampler(
+            self.table,
+            paced.weight.to_kernel(),
+            power=paced.sampler.power,
+            explore=paced.sampler.explore,
+            skip_zero_weight=paced.sampler.skip_zero_weight and not every_prompt,
+            seed=paced.sampler.seed,
+            epoch_size=epoch_size,
+        )
+
+    @classmethod
+    def begin(cls, paced: PacedConfig, prompts: int, epoch_size: int, task_rewards: bool = False) -> PacedState:
+        """The state a run starts from, with the files that its configuration names."""
+        state = cls(paced, prompts, epoch_size, task_rewards)
+        if paced.pass_rate.file is not None:
+            state.use_table(PassRateTable.load(paced.pass_rate.file, expected_size=prompts), step=1)
+        if paced.targets.file is not None and Path(paced.targets.file).exists():
+            state.targets.load(paced.targets.file)
+        return state
+
+    def new_table(self, prompts: int | None = None) -> PassRateTable:
+        """An empty table."""
+        return PassRateTable(len(self.table) if prompts is None else prompts, decay=self.paced.pass_rate.decay)
+
+    def use_table(self, table: PassRateTable, step: int) -> None:
+        """Weigh by this table from ``step`` on, with what the configuration leaves to the data fitted to it."""
+        kernel = self.sampler.kernel
+        if self.paced.weight.fit == "moments":
+            try:
+                alpha, beta = kernels.fit_exponents(table.successes, table.samples)
+                kernel = dataclasses.replace(kernel, alpha=alpha, beta=beta)
+            except ValueError as error:
+                if self.last_refresh is None:
+                    raise
+                print(f"[paced] keeping α={kernel.alpha:.3g}, β={kernel.beta:.3g}: {error}", flush=True)
+        if self.paced.weight.estimate == "posterior" and self.paced.weight.prior is None:
+            kernel = dataclasses.replace(kernel, prior=kernels.fit_prior(table.successes, table.samples))
+        self.table, self.last_refresh = table, step
+        self.sampler.refresh(kernel, table)
+
+    def save(self, folder: Path) -> None:
+        """Write all but the sampler's position and fitted kernel, which are its dataloader's state in verl's files."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.table.save(folder / "pass_rates.parquet")
+        self.targets.save(folder / "targets.parquet")
+        (folder / "state.json").write_text(json.dumps({"last_refresh": self.last_refresh}))
+
+    def load(self, folder: Path) -> None:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            ValueError: It belongs to another data set.
+        """
+        self.last_refresh = json.loads((folder / "state.json").read_text())["last_refresh"]
+        self.table = PassRateTable.load(folder / "pass_rates.parquet", expected_size=len(self.table))
+        self.targets.load(folder / "targets.parquet")
+        self.sampler.refresh(table=self.table)

@@ -1,0 +1,142 @@
+"""Every kind of teacher on verl's real trainer; each run covers several settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from tests.e2e.harness import Launched, Workplace
+
+ONE_STAGE = "paced.schedule=[{until:1.0,divergence:%s,responses:student}]"
+TEMPLATE = "{{ problem }} The answer is {{ answer }}.\n{{ problem }}"
+
+
+def trains(launched: Launched, workplace: Workplace, steps: int) -> dict[str, list[float]]:
+    """The run ended well and every step moved the student; some of its metrics."""
+    assert launched.code == 0, launched.tail()
+    run = workplace.run()
+    gradients = [run.series("actor/grad_norm")[step] for step in range(1, steps + 1)]
+    assert np.isfinite(gradients).all()
+    assert max(gradients) > 0
+    names = ("paced/divergence/value", "paced/divergence/tail_mass", "paced/teacher/tokens", "paced/teacher/no_context")
+    return {name: [run.series(name)[step] for step in range(1, steps + 1)] for name in names}
+
+
+def test_a_moving_average_of_the_student_in_the_trainer_on_two_ranks_goes_on_after_a_kill(workplace: Workplace) -> None:
+    """Self-distillation without a pool: initial weights under the solution, following the student; TIP tokens."""
+    overrides = [
+        "~distillation.teacher_models.teacher_model.model_path",
+        "+distillation.teacher_models.teacher_model.model_path=null",
+        ONE_STAGE % "reverse_kl",
+        "paced.teacher.backend=reference",
+        "paced.teacher.context=solution",
+        "paced.teacher.update=ema",
+        "paced.teacher.ema_decay=0.5",
+        "paced.tokens.select=tip",
+        "actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-mean",
+        "trainer.n_gpus_per_node=2",
+    ]
+    workplace.launch_and_kill(2, *overrides)
+    saved = sorted(path.name for path in (workplace.checkpoints / "global_step_2" / "paced" / "teacher").iterdir())
+    assert saved == ["rank_0_of_2.pt", "rank_1_of_2.pt"]
+    launched = workplace.launch(*overrides, steps=4)
+    seen = trains(launched, workplace, 4)
+    assert min(seen["paced/divergence/value"]) > 0, "the solution says something"
+    assert min(seen["paced/teacher/tokens"]) > 0
+
+
+def test_the_whole_vocabulary_with_divergences_of_every_kind(workplace: Workplace) -> None:
+    """A teacher in the trainer that takes the student's weights every 2 steps; no packing, fixed micro-batches."""
+    schedule = (
+        "paced.schedule=[{until:1,divergence:jsd,parameters:{beta:0.3},responses:student},"
+        "{until:2,divergence:akl,responses:student},"
+        "{until:1.0,divergence:{from:forward_kl,to:reverse_kl,over:0.5},responses:student}]"
+    )
+    template = workplace.folder / "context.jinja"
+    template.write_text(TEMPLATE)
+    launched = workplace.launch(
+        f"distillation.teacher_models.teacher_model.model_path={workplace.models}/student",
+        schedule,
+        "paced.teacher.backend=reference",
+        "paced.teacher.topk=full",
+        f"paced.teacher.context={template}",
+        "paced.teacher.update=every",
+        "paced.teacher.every_steps=2",
+        "paced.weight.kernel=uniform",
+        "paced.pass_rate.refresh=every",
+        "paced.pass_rate.every_steps=3",
+        "actor_rollout_ref.model.use_remove_padding=False",
+        "actor_rollout_ref.actor.use_dynamic_bsz=False",
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",
+        "actor_rollout_ref.rollout.log_prob_use_dynamic_bsz=False",
+        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=4",
+        "actor_rollout_ref.ref.log_prob_use_dynamic_bsz=False",
+        "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=4",
+        "actor_rollout_ref.actor.loss_agg_mode=token-sum",
+        group="uniform",
+        steps=5,
+    )
+    seen = trains(launched, workplace, 5)
+    assert max(seen["paced/divergence/tail_mass"]) == 0, "nothing lies outside the whole vocabulary"
+    assert sorted(workplace.run().pass_rates) == [0, 3]
+    assert launched.log.count("the teacher takes the student's weights") >= 2
+
+
+def test_the_students_own_servers_under_its_own_correct_rollout(workplace: Workplace) -> None:
+    """Current weights as the teacher, a sibling's correct response as the context, groups that weigh themselves."""
+    launched = workplace.launch(
+        ONE_STAGE % "forward_kl",
+        "paced.teacher.backend=student",
+        "paced.teacher.context=rollout",
+        "paced.teacher.topk=24",
+        "paced.weight.source=group",
+        "paced.pass_rate.refresh=never",
+        "actor_rollout_ref.rollout.n=4",
+        "actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum-norm",
+        steps=3,
+    )
+    seen = trains(launched, workplace, 3)
+    run = workplace.run()
+    rows = [run.series("paced/teacher/skipped_rows")[step] for step in (1, 2, 3)]
+    saved = [run.series("paced/teacher/tokens_saved")[step] for step in (1, 2, 3)]
+    assert all((tokens > 0) == (skipped > 0) for tokens, skipped in zip(saved, rows, strict=True))
+    assert max(seen["paced/teacher/no_context"]) <= 32
+    assert sum(seen["paced/teacher/tokens"]) > 0
+
+
+def test_two_teachers_each_with_its_own_context(workplace: Workplace) -> None:
+    """Rows are routed by a column; one teacher sees the answer, the other the problem."""
+    data = workplace.folder / "two_sources.parquet"
+    rows = pq.read_table(workplace.models / "data" / "train.parquet")
+    sources = [f"source_{i % 2}" for i in range(rows.num_rows)]
+    index = rows.schema.get_field_index("data_source")
+    pq.write_table(rows.set_column(index, "data_source", [sources]), data)
+    launched = workplace.launch(
+        f"data.train_files={data}",
+        "~distillation.teacher_models.teacher_model.model_path",
+        "+distillation.teacher_models.teacher_model.model_path=null",
+        *teacher("a", "source_0", workplace.models / "teacher"),
+        *teacher("b", "source_1", workplace.models / "teacher"),
+        "distillation.n_gpus_per_node=2",
+        "ray_kwargs.ray_init.num_gpus=3",
+        "paced.teacher.context={source_0:answer,source_1:none}",
+        "paced.pass_rate.refresh=start",
+        steps=2,
+    )
+    seen = trains(launched, workplace, 2)
+    assert min(seen["paced/teacher/tokens"]) > 0
+
+
+def teacher(name: str, key: str, path: Path) -> list[str]:
+    """Overrides that add a teacher as the machine's own one is set up."""
+    entry = f"distillation.teacher_models.{name}"
+    copied = "${distillation.teacher_models.teacher_model.inference}"
+    return [
+        f"+{entry}._target_=verl.workers.config.DistillationTeacherModelConfig",
+        f"+{entry}.key={key}",
+        f"+{entry}.model_path={path}",
+        f"+{entry}.num_replicas=1",
+        f"+{entry}.inference={copied}",
+    ]
