@@ -1,13 +1,17 @@
 """Teacher responses ahead of a run: ``paced-verl targets`` with the overrides of the run.
 
-The teacher is loaded with vLLM's offline engine, writes one response a problem under the run's context and settings,
-and the file (``paced.targets.file``) is what the run would have made itself. Interrupted, it goes on where it stopped.
+The teacher, loaded with vLLM's offline engine or asked at ``paced.targets.endpoint``, writes one response a problem
+under the run's context and settings. The file (``paced.targets.file``) is what the run would have made itself.
+Interrupted, it goes on where it stopped.
 """
 
 from __future__ import annotations
 
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from omegaconf import DictConfig
 from tqdm import tqdm
@@ -15,103 +19,201 @@ from verl.trainer.ppo.reward import get_custom_reward_fn
 from verl.trainer.ppo.utils import create_rl_dataset
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.reward_score import default_compute_score
-from vllm import LLM, SamplingParams, TokensPrompt
 
 from paced_verl.checks import check
 from paced_verl.config import ConfigError, PacedConfig
+from paced_verl.context import TeacherContext
+from paced_verl.endpoint import Endpoint
 from paced_verl.passrate import is_correct
 from paced_verl.prompts import Prompts
 from paced_verl.targets import Target, TargetStore, prompt_hash
 
-CHUNK = 512  # prompts between two writes of the file
+CHUNK = 512  # prompts handed to the offline engine at once
+SAVE_SECONDS = 60.0  # between two writes of the file
 
 
-def generate_targets(config: DictConfig) -> dict[str, int]:
+class Writer(Protocol):
+    """Writes responses for rows that wait for one."""
+
+    def write(self, waiting: Waiting) -> dict[str, float]:
+        """Take, judge and settle rows until none waits; returns counts of its own."""
+        ...
+
+
+def generate_targets(config: DictConfig) -> dict[str, float]:
     """Write a teacher response for every training prompt that has none yet.
 
     Returns:
-        Counts: stored responses, of which new, of which skipped (none was correct in ``attempts`` tries).
+        Counts: stored responses, of which new, of which skipped (none was kept in ``attempts`` tries); of an endpoint
+        also :class:`~paced_verl.endpoint.Endpoint`'s.
 
     Raises:
         ConfigError: No file to write to, several teachers, or anything that would stop the run too.
+        ConnectionError: The endpoint failed; what it answered before is stored.
     """
     paced = check(config)
-    teachers = [teacher for teacher in config.distillation.teacher_models.values() if teacher.get("model_path")]
     if paced.targets.file is None:
         raise ConfigError("paced.targets.file is not set: where should the teacher responses go?")
-    if len(teachers) != 1:
-        raise ConfigError(f"`paced-verl targets` knows one teacher, distillation.teacher_models has {len(teachers)}.")
     model = omega_conf_to_dataclass(config.actor_rollout_ref.model)
+    writer = _writer(config, paced, model)
     dataset = create_rl_dataset(config.data.train_files, config.data, model.tokenizer, model.processor, is_train=True,
                                 max_samples=config.data.get("train_max_samples", -1))  # fmt: skip
-    prompts = Prompts(
-        paced.teacher,
-        tokenizer=model.tokenizer,
-        processor=model.processor,
-        data=config.data,
-        model_type=model.hf_config.model_type,
-        prompt_length=config.actor_rollout_ref.rollout.prompt_length,
-    )
     store = TargetStore()
     if Path(paced.targets.file).exists():
         store.load(paced.targets.file)
     missing = [i for i in range(len(dataset)) if store.get(i, dataset[i]["raw_prompt"]) is None]
+    counts: dict[str, float] = {}
     if missing:
-        _write(config, paced, teachers[0], model.tokenizer, dataset, prompts, store, missing)
+        reward = get_custom_reward_fn(config) or default_compute_score
+        with Waiting(missing, dataset, store, paced, model.tokenizer, reward) as waiting:
+            counts = writer.write(waiting)
     skipped = sum(not store[i].token_ids for i in range(len(dataset)))
-    return {"stored": len(store), "new": len(missing), "skipped": skipped}
+    return {"stored": len(store), "new": len(missing), "skipped": skipped, **counts}
 
 
-def _write(
-    config: DictConfig,
-    paced: PacedConfig,
-    teacher: DictConfig,
-    tokenizer: Any,
-    dataset: Any,
-    prompts: Prompts,
-    store: TargetStore,
-    missing: list[int],
-) -> None:
-    inference = teacher.inference
-    engine = LLM(
-        model=teacher.model_path,
-        dtype=inference.dtype,
-        tensor_parallel_size=inference.tensor_model_parallel_size,
-        max_model_len=inference.max_model_len,
-        gpu_memory_utilization=inference.gpu_memory_utilization,
-        enforce_eager=inference.enforce_eager,
-    )
-    sampling = SamplingParams(
-        temperature=paced.targets.temperature,
-        top_p=paced.targets.top_p,
-        max_tokens=config.actor_rollout_ref.rollout.response_length,
-    )
-    reward = get_custom_reward_fn(config) or default_compute_score
-    assert paced.targets.file is not None
-    for start in tqdm(range(0, len(missing), CHUNK), desc="Teacher responses", unit="chunk"):
-        rows = {i: dataset[i] for i in missing[start : start + CHUNK]}
-        waiting = dict(rows)
-        for _ in range(paced.targets.attempts):
-            inputs = [TokensPrompt(prompt_token_ids=prompts.teacher(row)) for row in waiting.values()]
+class Waiting:
+    """Rows that wait for a response: handed out to a writer, judged, stored, or handed out again if not kept.
+
+    A context manager: however it is left, by an error or Ctrl-C too, what was settled is in the file.
+
+    Args:
+        prompts: Positions in the training set.
+        dataset: verl's, by position.
+        store: Where responses go; written to ``targets.file``.
+        paced: ``targets`` says what is kept, after how many attempts a prompt is skipped; ``pass_rate.threshold`` what
+            is correct.
+        tokenizer: The student's.
+        reward: verl's reward function.
+    """
+
+    def __init__(
+        self,
+        prompts: Iterable[int],
+        dataset: Any,
+        store: TargetStore,
+        paced: PacedConfig,
+        tokenizer: Any,
+        reward: Callable[..., Any],
+    ):
+        self._attempts = dict.fromkeys(prompts, paced.targets.attempts)
+        self._queue = deque(self._attempts)
+        self._dataset, self._store, self._paced = dataset, store, paced
+        self._tokenizer, self._reward = tokenizer, reward
+        self._saved, self._unsaved = time.monotonic(), False
+        self.progress = tqdm(total=len(self._queue), desc="Teacher responses", unit="prompt")
+
+    def __enter__(self) -> Waiting:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.close()
+        self._save()
+
+    def take(self, most: int) -> list[tuple[int, dict[str, Any]]]:
+        """The next rows to ask for, with their positions; none if all are settled or taken."""
+        if time.monotonic() - self._saved >= SAVE_SECONDS:
+            self._save()
+        prompts = [self._queue.popleft() for _ in range(min(most, len(self._queue)))]
+        return [(prompt, self._dataset[prompt]) for prompt in prompts]
+
+    def judge(self, row: dict[str, Any], token_ids: Sequence[int]) -> Target:
+        """The response as a target; without tokens if it is not kept. May run in any thread.
+
+        Args:
+            row: As taken.
+            token_ids: In the student's tokens, end of sequence included; empty if there is nothing to keep.
+        """
+        nothing = Target((), prompt_hash=prompt_hash(row["raw_prompt"]), correct=False)
+        if not token_ids:
+            return nothing
+        response = self._tokenizer.decode(token_ids, skip_special_tokens=True)
+        result = self._reward(
+            data_source=row["data_source"],
+            solution_str=response,
+            ground_truth=row["reward_model"]["ground_truth"],
+            extra_info=row["extra_info"],
+        )
+        score, extra = (result["score"], result) if isinstance(result, dict) else (result, {})
+        correct = is_correct(score, extra, self._paced.pass_rate.threshold)
+        if self._paced.targets.keep == "correct" and not correct:
+            return nothing
+        return Target(tuple(token_ids), response, correct, nothing.prompt_hash)
+
+    def settle(self, prompt: int, target: Target) -> None:
+        """Store a taken prompt's target, or let the prompt wait again if it has no tokens and attempts are left."""
+        self._attempts[prompt] -= 1
+        if not target.token_ids and self._attempts[prompt]:
+            self._queue.appendleft(prompt)
+            return
+        self._store.add(prompt, target)
+        self._unsaved = True
+        self.progress.update()
+
+    def _save(self) -> None:
+        if self._unsaved:
+            assert self._paced.targets.file is not None
+            self._store.save(self._paced.targets.file)
+        self._saved, self._unsaved = time.monotonic(), False
+
+
+def _writer(config: DictConfig, paced: PacedConfig, model: Any) -> Writer:
+    """The endpoint if there is one, else the teacher's model in the offline engine.
+
+    Raises:
+        ConfigError: There are several teachers or contexts, or the context shows what only a run has.
+    """
+    context, *others = dict.fromkeys(paced.teacher.contexts)
+    if others:
+        raise ConfigError(f"paced.teacher.context={paced.teacher.context}: `paced-verl targets` knows one context.")
+    shown = TeacherContext(context, paced.teacher.solution_key)
+    if shown.needs_rollout:
+        raise ConfigError(
+            f"paced.teacher.context={context} shows the teacher a response of the student, which only a run has. Take "
+            "another context, or paced.targets.column."
+        )
+    if paced.targets.endpoint is not None:
+        return Endpoint(paced.targets, shown, model.tokenizer, config.actor_rollout_ref.rollout.response_length)
+    teachers = [teacher for teacher in config.distillation.teacher_models.values() if teacher.get("model_path")]
+    if len(teachers) != 1:
+        raise ConfigError(f"`paced-verl targets` knows one teacher, distillation.teacher_models has {len(teachers)}.")
+    return OfflineEngine(config, paced, shown, teachers[0], model)
+
+
+class OfflineEngine:
+    """Writes responses with the teacher's model in vLLM's offline engine. One cut at the length limit has no end of
+    sequence; it is kept as it is, as in a run."""
+
+    def __init__(
+        self, config: DictConfig, paced: PacedConfig, context: TeacherContext, teacher: DictConfig, model: Any
+    ):
+        self.model_path, self.inference, self.context = teacher.model_path, teacher.inference, context
+        self.targets, self.response_length = paced.targets, config.actor_rollout_ref.rollout.response_length
+        self.prompts = Prompts(
+            tokenizer=model.tokenizer,
+            processor=model.processor,
+            data=config.data,
+            model_type=model.hf_config.model_type,
+            prompt_length=config.actor_rollout_ref.rollout.prompt_length,
+        )
+
+    def write(self, waiting: Waiting) -> dict[str, float]:
+        """Write all rows, ``CHUNK`` at a time; it has no counts of its own."""
+        from vllm import LLM, SamplingParams, TokensPrompt  # an endpoint needs no engine
+
+        engine = LLM(
+            model=self.model_path,
+            dtype=self.inference.dtype,
+            tensor_parallel_size=self.inference.tensor_model_parallel_size,
+            max_model_len=self.inference.max_model_len,
+            gpu_memory_utilization=self.inference.gpu_memory_utilization,
+            enforce_eager=self.inference.enforce_eager,
+        )
+        sampling = SamplingParams(
+            temperature=self.targets.temperature, top_p=self.targets.top_p, max_tokens=self.response_length
+        )
+        while rows := waiting.take(CHUNK):
+            inputs = [TokensPrompt(prompt_token_ids=self.prompts.teacher(row, self.context)) for _, row in rows]
             outputs = engine.generate(inputs, sampling, use_tqdm=False)
-            for (i, row), output in zip(list(waiting.items()), outputs, strict=True):
-                target = _target(row, list(output.outputs[0].token_ids), tokenizer, reward, paced)
-                if paced.targets.keep == "all" or target.correct:
-                    store.add(i, target)
-                    del waiting[i]
-        for i, row in waiting.items():
-            store.add(i, Target((), prompt_hash=prompt_hash(row["raw_prompt"]), correct=False))
-        store.save(paced.targets.file)
-
-
-def _target(row: dict[str, Any], token_ids: list[int], tokenizer: Any, reward: Any, paced: PacedConfig) -> Target:
-    response = tokenizer.decode(token_ids, skip_special_tokens=True)
-    result = reward(
-        data_source=row["data_source"],
-        solution_str=response,
-        ground_truth=row["reward_model"]["ground_truth"],
-        extra_info=row["extra_info"],
-    )
-    score, extra = (result["score"], result) if isinstance(result, dict) else (result, {})
-    correct = is_correct(score, extra, paced.pass_rate.threshold)
-    return Target(tuple(token_ids), response, correct, prompt_hash(row["raw_prompt"]))
+            for (prompt, row), output in zip(rows, outputs, strict=True):
+                waiting.settle(prompt, waiting.judge(row, list(output.outputs[0].token_ids)))
+        return {}

@@ -20,8 +20,8 @@ __all__ = [
     "number_of_prompts",
     "plugin_problems",
     "teacher_paths",
+    "version_problems",
 ]
-_versions = version_problems
 
 
 def check(config: DictConfig) -> PacedConfig:

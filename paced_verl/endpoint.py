@@ -1,0 +1,144 @@
+"""A teacher behind an OpenAI-compatible endpoint: it writes the responses of ``paced-verl targets``, as text.
+
+The server is sent the teacher's messages and applies its own chat template. What comes back is the text of the answer
+(``message.content``; what a server's reasoning parser has moved elsewhere is not seen), in the student's tokens, with
+an end of sequence. An answer that did not end by itself (``finish_reason`` other than ``stop``), is empty, or is longer
+than ``data.max_response_length`` student tokens would teach to stop at its end: it is an attempt that is not kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from paced_verl.config import ConfigError, TargetsConfig
+from paced_verl.context import TeacherContext
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+    from openai.types.chat import ChatCompletion
+
+    from paced_verl.generate import Waiting
+
+
+class Endpoint:
+    """Writes responses by asking ``targets.endpoint``.
+
+    Args:
+        targets: With an ``endpoint``.
+        context: Makes the teacher's messages of a row.
+        tokenizer: The student's.
+        response_length: Most tokens of a response, its end of sequence included; sent as ``max_tokens``.
+
+    Attributes:
+        tokens_in, tokens_out: Of all answers, kept or not, as the server counts them; 0 where it does not.
+        unfinished: Answers that were cut off, empty or too long.
+        retries: Requests sent again by the client.
+    """
+
+    def __init__(self, targets: TargetsConfig, context: TeacherContext, tokenizer: Any, response_length: int):
+        assert targets.endpoint is not None
+        self.settings = targets.endpoint
+        self.context = context
+        self.tokenizer = tokenizer
+        self.response_length = response_length
+        ours = {"temperature": targets.temperature, "top_p": targets.top_p, "max_tokens": response_length}
+        self._parameters = {k: v for k, v in (ours | self.settings.parameters).items() if v is not None}
+        self.tokens_in = self.tokens_out = self.unfinished = self.retries = 0
+
+    @property
+    def cost(self) -> float:
+        """Of all answers so far, in the currency of the prices."""
+        return (self.tokens_in * self.settings.input_price + self.tokens_out * self.settings.output_price) / 1e6
+
+    def write(self, waiting: Waiting) -> dict[str, float]:
+        """Ask for all rows, ``concurrency`` at a time.
+
+        Returns:
+            Counts: the attributes, and the cost.
+
+        Raises:
+            ConnectionError: The server refused a request, or could not be had after all retries.
+            ConfigError: A prompt is not text.
+        """
+        asyncio.run(self._write(waiting))
+        return {
+            "unfinished": self.unfinished,
+            "retries": self.retries,
+            "tokens in": self.tokens_in,
+            "tokens out": self.tokens_out,
+            "cost": round(self.cost, 4),
+        }
+
+    async def _write(self, waiting: Waiting) -> None:
+        from openai import AsyncOpenAI  # comes with vLLM; a second to import
+
+        settings = self.settings
+        key = os.environ.get(settings.api_key_env) or "none"  # the client insists on one
+        async with AsyncOpenAI(
+            base_url=settings.url, api_key=key, max_retries=settings.retries, timeout=settings.timeout
+        ) as client:
+            # A row that is not kept goes back to `waiting`, where at least the asker that put it there finds it.
+            askers = [asyncio.create_task(self._ask(client, waiting)) for _ in range(settings.concurrency)]
+            try:
+                await asyncio.gather(*askers)
+            finally:
+                for asker in askers:
+                    asker.cancel()
+                await asyncio.gather(*askers, return_exceptions=True)
+
+    async def _ask(self, client: AsyncOpenAI, waiting: Waiting) -> None:
+        while rows := waiting.take(1):
+            ((prompt, row),) = rows
+            token_ids = self._tokens(await self._answer(client, self._messages(row)))
+            # A reward may wait for a judge or a subprocess, and may not run in an event loop: in a thread, as in verl.
+            waiting.settle(prompt, await asyncio.to_thread(waiting.judge, row, token_ids))
+            waiting.progress.set_postfix_str(f"cost {self.cost:.4g}, unfinished {self.unfinished}", refresh=False)
+
+    def _messages(self, row: Mapping[str, Any]) -> Any:
+        messages = self.context.messages(row)
+        if not all(isinstance(message["content"], str) for message in messages):
+            raise ConfigError(
+                "paced.targets.endpoint: a prompt has images or other parts; an endpoint is sent text only."
+            )
+        return messages
+
+    async def _answer(self, client: AsyncOpenAI, messages: Any) -> ChatCompletion:
+        import openai
+
+        settings = self.settings
+        try:
+            raw = await client.chat.completions.with_raw_response.create(
+                model=settings.model, messages=messages, extra_body=self._parameters
+            )
+            answer = raw.parse()
+        except openai.APIStatusError as error:
+            hint = f" Is {settings.api_key_env} the right key?" if error.status_code in (401, 403) else ""
+            raise self._failed(f"HTTP {error.status_code}: {error.response.text[:500]}.{hint}") from error
+        except openai.APIError as error:
+            raise self._failed(f"{error.message} {error.__cause__ or ''}".rstrip()) from error
+        if not getattr(answer, "choices", None):
+            raise self._failed(f"not an answer to a chat completion: {raw.text[:300]!r}. Does the URL end with /v1?")
+        self.retries += raw.retries_taken
+        if answer.usage is not None:
+            self.tokens_in += answer.usage.prompt_tokens
+            self.tokens_out += answer.usage.completion_tokens
+        return answer
+
+    def _failed(self, why: str) -> ConnectionError:
+        return ConnectionError(
+            f"paced.targets.endpoint.url={self.settings.url}, model={self.settings.model}: {why} "
+            "What was answered before is stored; the same command goes on from there."
+        )
+
+    def _tokens(self, answer: ChatCompletion) -> tuple[int, ...]:
+        """The answer in the student's tokens; empty if it is unfinished."""
+        choice = answer.choices[0]
+        text = choice.message.content or ""
+        token_ids = (*self.tokenizer.encode(text, add_special_tokens=False), self.tokenizer.eos_token_id)
+        if choice.finish_reason == "stop" and text.strip() and len(token_ids) <= self.response_length:
+            return token_ids
+        self.unfinished += 1
+        return ()
