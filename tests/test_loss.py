@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -11,10 +12,23 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from verl.trainer.distillation.losses import distillation_ppo_loss
+from verl.utils.ulysses import set_ulysses_sequence_parallel_group
 
+from paced_verl.config import PacedConfig
 from paced_verl.loss import paced_loss
 from paced_verl.schedule import Schedule
-from tests.batches import PACED, SCHEDULE, VOCAB, Row, actor_config, call, distillation_config, make_rows, micro_batch
+from tests.batches import (
+    PACED,
+    SCHEDULE,
+    TOPK,
+    VOCAB,
+    Row,
+    actor_config,
+    call,
+    distillation_config,
+    make_rows,
+    micro_batch,
+)
 
 MODES = ["token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm", "token-sum"]
 
@@ -210,3 +224,88 @@ def test_the_clamp_is_verls() -> None:
     data = micro_batch(rows, rows)
     loss, _ = call(loss_fn, Student()(data["input_ids"].values()), data)
     assert 0 < float(loss) <= 0.05 * sum(row.weight * len(row.response) for row in rows) * (1 + 1e-6)
+
+
+def _paced(**block: object) -> PacedConfig:
+    stages = [{"until": 1.0, "divergence": "forward_kl", "responses": "student"}]
+    return PacedConfig.parse({"teacher": {"topk": TOPK}, "schedule": stages} | block)
+
+
+def test_an_interpolation_is_the_mixture_that_the_row_says() -> None:
+    rows = [replace(row, stage=0) for row in make_rows(4, stages=(0,))]
+    values = {}
+    for name, stage, mix in [
+        ("forward", {"divergence": "forward_kl"}, 0.0),
+        ("reverse", {"divergence": "reverse_kl"}, 0.0),
+        ("mixed", {"divergence": "forward_kl", "towards": "reverse_kl"}, 0.3),
+    ]:
+        schedule = Schedule.from_ends([1.0], [stage | {"responses": "student"}], 10)
+        loss_fn = partial(
+            paced_loss, config=actor_config("token-sum"), distillation_config=distillation_config(), paced=PACED,
+            schedule=schedule,
+        )  # fmt: skip
+        mixed = [replace(row, mix=mix) for row in rows]
+        data = micro_batch(mixed, mixed)
+        values[name] = float(call(loss_fn, Student()(data["input_ids"].values()), data)[0])
+    assert values["mixed"] == pytest.approx(0.7 * values["forward"] + 0.3 * values["reverse"], rel=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["token-mean", "seq-mean-token-mean"])
+def test_selected_tokens_are_the_same_whatever_the_micro_batches(mode: str) -> None:
+    rows, gradients = make_rows(8), []
+    for size in (1, 3, 8):
+        student = Student()
+        loss_fn = partial(
+            paced_loss, config=actor_config(mode), distillation_config=distillation_config(),
+            paced=_paced(tokens={"select": "tip", "keep": 0.5}), schedule=SCHEDULE,
+        )  # fmt: skip
+        for i in range(0, 8, size):
+            data = micro_batch(rows[i : i + size], rows)
+            call(loss_fn, student(data["input_ids"].values()), data)[0].backward()
+        gradients.append(gradient(student))
+    whole = Student()
+    step(whole, [rows], rows, mode)
+    for other in gradients[1:]:
+        torch.testing.assert_close(gradients[0], other)
+    assert not torch.allclose(gradients[0], gradient(whole)), "half of the tokens train differently from all"
+
+
+def _sequence_parallel(rank: int, port: int, rows: list[Row], results: mp.SimpleQueue) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    set_ulysses_sequence_parallel_group(dist.group.WORLD)
+    loss_fn = partial(
+        paced_loss, config=actor_config("token-mean"), distillation_config=distillation_config(), paced=PACED,
+        schedule=SCHEDULE,
+    )  # fmt: skip
+    data, student = micro_batch(rows, rows), Student()
+    offsets, ids = data["input_ids"].offsets(), data["input_ids"].values()
+    total = len(ids)
+    padded = torch.nn.functional.pad(ids, (0, total % 2))
+    part = padded.view(2, -1)[rank]  # verl pads the packed sequence and gives each rank its share
+    outputs = loss_fn(student_logits=student(part).unsqueeze(0), data=data)
+    gathered = {}
+    for name, value in outputs.items():
+        pieces = [torch.zeros_like(value.squeeze(0)) for _ in range(2)]
+        dist.all_gather(pieces, value.squeeze(0).detach().contiguous())
+        pieces[rank] = value.squeeze(0)
+        gathered[name] = torch.nested.nested_tensor_from_jagged(torch.cat(pieces)[:total], offsets)
+    loss, _ = loss_fn(model_output=gathered, data=data)
+    loss.backward()
+    grad = gradient(student)
+    dist.all_reduce(grad)
+    if rank == 0:
+        results.put((float(loss.detach()), grad.tolist()))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_two_ranks_that_share_a_sequence_have_its_gradient() -> None:
+    rows = make_rows(5)
+    assert sum(len(row.prompt) + len(row.response) for row in rows) % 2, "the last rank has padding"
+    results = mp.get_context("spawn").SimpleQueue()
+    mp.spawn(_sequence_parallel, args=(_free_port(), rows, results), nprocs=2)
+    loss, grad = results.get()
+    alone = Student()
+    assert loss == pytest.approx(step(alone, [rows], rows, "token-mean"), rel=1e-5)
+    torch.testing.assert_close(torch.tensor(grad), gradient(alone), rtol=1e-4, atol=1e-6)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from paced_verl.report.run import Run
 
 RECORD = Path(__file__).resolve().parents[2] / "outputs" / "e2e" / "launches.jsonl"
-TIMEOUT = 600  # seconds a launch may take; a run that hangs fails here
+TIMEOUT = 900  # seconds a launch may take; a run that hangs fails here
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,109 @@
+"""verl's asynchronous trainers, reward RL beside distillation, LoRA and several turns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from tests.e2e.conftest import ROOT
+from tests.e2e.harness import Workplace
+
+
+def finite(workplace: Workplace) -> None:
+    gradients = list(workplace.run().series("actor/grad_norm").values())
+    assert gradients
+    assert np.isfinite(gradients).all()
+
+
+def test_rollouts_that_go_on_in_the_next_step(workplace: Workplace) -> None:
+    """colocate_async, killed in its second stage and resumed: prompts that were on their way are not lost."""
+    overrides = [
+        "trainer.v1.trainer_mode=paced_colocate_async",
+        "trainer.v1.colocate_async.num_warmup_batches=1",
+        "paced.targets.column=extra_info.solution",
+    ]
+    workplace.launch_and_kill(4, *overrides)
+    launched = workplace.launch(*overrides, steps=6)
+    assert launched.code == 0, launched.tail()
+    finite(workplace)
+    run = workplace.run()
+    assert set(run.series("paced/stage").values()) == {1, 2}
+    divergences = [run.series(f"paced/divergence/{name}") for name in ("value", "forward_kl", "reverse_kl")]
+    assert all(value > 0 for series in divergences for value in series.values())
+
+
+def test_rollouts_on_gpus_of_their_own(workplace: Workplace) -> None:
+    """separate_async with two updates between two syncs of the weights."""
+    overrides = [
+        "+machine=cpu_separate",
+        "trainer.v1.trainer_mode=paced_separate_async",
+        "trainer.v1.separate_async.parameter_sync_step=2",
+        "actor_rollout_ref.actor.ppo_mini_batch_size=4",
+        "paced.targets.column=extra_info.solution",
+    ]
+    launched = workplace.launch(*overrides, steps=4)
+    assert launched.code == 0, launched.tail()
+    finite(workplace)
+    assert set(workplace.run().series("paced/stage").values()) == {1, 2}
+
+
+def test_beside_grpo_routed_by_pass_rate(workplace: Workplace) -> None:
+    """Task reward on every row, a coefficient that fades, KL to the reference; hopeless prompts teach themselves."""
+    launched = workplace.launch(
+        "paced.schedule=[{until:1.0,divergence:reverse_kl,responses:student,coef:{from:1.0,to:0.1}}]",
+        "paced.route={mastered:0.95,hopeless:0.3,context:answer}",
+        "paced.weight.fit=moments",
+        "distillation.distillation_loss.use_task_rewards=True",
+        "actor_rollout_ref.actor.use_kl_loss=True",
+        "actor_rollout_ref.actor.kl_loss_coef=0.01",
+        "actor_rollout_ref.actor.entropy_coeff=0.001",
+        "actor_rollout_ref.rollout.calculate_log_probs=True",
+        "algorithm.rollout_correction.rollout_is=token",
+        "actor_rollout_ref.rollout.n=4",
+        steps=3,
+    )
+    assert launched.code == 0, launched.tail()
+    finite(workplace)
+    run = workplace.run()
+    assert len(run.series("actor/kl_loss")) == 3
+    assert set(run.series("actor/pg_loss")) == {1, 2, 3}
+
+
+def test_groups_that_dapo_drops_cost_no_teacher(workplace: Workplace) -> None:
+    launched = workplace.launch(
+        "paced.schedule=[{until:1.0,divergence:forward_kl_topk,responses:student}]",
+        "distillation.distillation_loss.use_task_rewards=True",
+        "algorithm.filter_groups.enable=True",
+        "algorithm.filter_groups.metric=acc",
+        "actor_rollout_ref.rollout.n=4",
+        "paced.pass_rate.refresh=start",
+        "paced.pass_rate.decay=0.5",
+        steps=2,
+    )
+    assert launched.code == 0, launched.tail()
+    finite(workplace)
+    run = workplace.run()
+    assert set(run.series("paced/teacher/tokens_saved").values()) == {0}, "what trains was scored, all of it"
+
+
+def test_lora_and_several_turns(workplace: Workplace, tmp_path: Path) -> None:
+    """An adapter on the student; tool tokens inside the response train nothing."""
+    loops = tmp_path / "loops.yaml"
+    loops.write_text("- name: two_turns\n  _target_: tests.e2e.two_turns.TwoTurns\n")
+    launched = workplace.launch(
+        "paced.schedule=[{until:1.0,divergence:reverse_kl,responses:student}]",
+        "actor_rollout_ref.model.lora_rank=4",
+        "actor_rollout_ref.model.lora_alpha=8",
+        "actor_rollout_ref.model.lora.merge=True",
+        f"actor_rollout_ref.rollout.agent.agent_loop_config_path={loops}",
+        "actor_rollout_ref.rollout.agent.default_agent_loop=two_turns",
+        "data.max_response_length=48",
+        environment={"PYTHONPATH": str(ROOT)},
+        steps=2,
+    )
+    assert launched.code == 0, launched.tail()
+    finite(workplace)
+    run = workplace.run()
+    trained, responses = run.series("paced/divergence/tokens")[1], run.series("response_length/mean")[1]
+    assert 0 < trained < responses * 16, "the tool's tokens are part of the responses and do not train"
