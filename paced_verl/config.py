@@ -106,8 +106,6 @@ class PassRateConfig(_Block):
     def _consistent(self) -> PassRateConfig:
         if (self.refresh == "every") != (self.every_steps is not None):
             raise ValueError("every_steps goes with refresh: every, and refresh: every needs every_steps")
-        if self.refresh == "never" and self.file is None and not self.from_training:
-            raise ValueError("refresh: never needs a file to start from, or from_training: true")
         return self
 
 
@@ -353,6 +351,13 @@ class PacedConfig(_Block):
     targets: TargetsConfig = TargetsConfig()
     tokens: TokensConfig = TokensConfig()
     route: RouteConfig | None = None
+
+    @model_validator(mode="after")
+    def _knows_pass_rates(self) -> PacedConfig:
+        rates = self.pass_rate
+        if self.weight.kernel != "uniform" and rates.refresh == "never" and not (rates.file or rates.from_training):
+            raise ValueError("pass_rate.refresh: never needs a file to start from, or from_training: true")
+        return self
 
     @classmethod
     def parse(cls, block: Mapping[str, Any]) -> PacedConfig:

@@ -33,23 +33,36 @@ def compose(overrides: list[str], config_name: str = "ppo_trainer", config_path:
     )
     with where:
         config = hydra.compose(config_name, overrides)
-    if "paced" not in config:
+    if "paced" not in config and "paced" not in config.algorithm:
         raise ConfigError("These overrides run verl without PACED: add +paced=two_stage.")
     return config
+
+
+def describe(config: DictConfig) -> str:
+    """What a configuration will run, in words.
+
+    Raises:
+        ConfigError: It cannot run as written.
+    """
+    if "paced" in config:
+        from paced_verl.plan import Plan
+
+        return str(Plan.of(config))
+    from paced_verl import advantage
+
+    return advantage.describe(config, advantage.check(config))
 
 
 class PacedCallback(Callback):
     """Checks a paced run where its configuration is composed, and says what will run.
 
-    The ``paced`` groups install it (``hydra.callbacks.paced``). Hydra turns exceptions of callbacks into warnings; an
+    All ``paced`` groups install it (``hydra.callbacks.paced``). Hydra turns exceptions of callbacks into warnings; an
     exit is not an exception, so that is what a wrong configuration gets.
     """
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
-        from paced_verl.plan import Plan
-
         try:
-            plan = Plan.of(config)
+            plan = describe(config)
         except ConfigError as error:
             lines = "\n".join(f"  - {line}" for line in str(error).splitlines())
             raise SystemExit(f"paced-verl: this configuration cannot run as written.\n{lines}") from None

@@ -20,5 +20,7 @@ if [ "$what" != e2e ]; then
   TRITON_INTERPRET=1 PYTHONPATH=$triton "$python" -m pytest tests/divergence/test_fused.py
 fi
 if [ "$what" != fast ]; then
+  rm -f outputs/e2e/launches.jsonl
   "$python" -m pytest -m e2e --durations=0
+  "$python" scripts/support.py --check
 fi
