@@ -164,3 +164,22 @@ def _keep_weights(module: Any) -> None:
         layer.cpu_linear = torch.nn.functional.linear
 
     module.dispatch_cpu_unquantized_gemm = plain_linear
+
+
+# separate_async keeps the policy of the last weight update beside the trained one, as tensor.cpu(), which on a CPU is
+# the trained tensor itself: old log-probabilities would be those of the current policy.
+@wrapt.when_imported("verl.utils.fsdp_utils")
+def _save_copies(module: Any) -> None:
+    @wrapt.decorator
+    def copying(wrapped: Any, _instance: Any, args: tuple, kwargs: dict) -> Any:
+        state, spec = wrapped(*args, **kwargs)
+        return {name: (tensor.clone(), own_spec) for name, (tensor, own_spec) in state.items()}, spec
+
+    module.fsdp2_sharded_save_to_cpu = copying(module.fsdp2_sharded_save_to_cpu)
+
+
+# FSDP2 keeps a forward-only model (verl's reference worker) in pinned memory, which only an accelerator's driver gives.
+@wrapt.when_imported("verl.workers.engine.fsdp.transformer_impl")
+def _pageable_memory(module: Any) -> None:
+    policy = module.CPUOffloadPolicy
+    module.CPUOffloadPolicy = lambda pin_memory: policy(pin_memory=False)

@@ -97,9 +97,10 @@ class StudentServers:
                 mm_processor_kwargs=output.mm_processor_kwargs,
                 mm_processor_output=output.mm_processor_output,
             )
-            if answer.extra_fields.get("prompt_logprobs") is not None:
+            # An update of the weights interrupts it: then there is no score, or one row that stands for nothing.
+            if len(answer.extra_fields.get("prompt_logprobs") or []) == len(sequence_ids):
                 break
-            await asyncio.sleep(1)  # interrupted by an update of the weights
+            await asyncio.sleep(1)
         ids = torch.tensor(answer.extra_fields["prompt_ids"], dtype=torch.int32)
         return ids, torch.tensor(answer.extra_fields["prompt_logprobs"])
 

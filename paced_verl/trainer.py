@@ -7,6 +7,7 @@ trains with :func:`paced_verl.loss.paced_loss`; the table learns from what came 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from functools import partial
@@ -458,3 +459,8 @@ class PacedTrainerSeparateAsync(PacedTrainer, PPOTrainerSeparateAsync):
     """PACED with rollouts on GPUs of their own, while the trainer trains."""
 
     base_mode = "separate_async"
+
+    def _setup(self) -> None:
+        # verl 0.9.1 hands print's "flush" to its logger where hybrid_engine is off, which a logger that logs refuses.
+        logging.getLogger(PPOTrainerSeparateAsync.__module__).setLevel(logging.WARNING)
+        super()._setup()

@@ -48,6 +48,7 @@ class Workplace:
         group: str = "two_stage",
         steps: int = 6,
         on_line: Callable[[str], None] | None = None,
+        machine: str = "cpu",
         environment: dict[str, str] | None = None,
     ) -> Launched:
         """Run ``python -m verl.trainer.main_ppo +paced=GROUP`` to its end.
@@ -57,12 +58,20 @@ class Workplace:
             group: The ``paced`` group.
             steps: Length of the run.
             on_line: Called with every line of the log, e.g. to kill something at the right moment.
+            machine: The ``machine`` group.
             environment: Variables beside this process's own.
         """
         number = len(list(self.folder.glob("metrics-*.jsonl")))
         variables = os.environ | {"VERL_FILE_LOGGER_PATH": str(self.folder / f"metrics-{number}.jsonl")}
         variables |= environment or {}
-        command = [sys.executable, "-m", "verl.trainer.main_ppo", f"+paced={group}", *self.overrides(steps), *overrides]
+        command = [
+            sys.executable,
+            "-m",
+            "verl.trainer.main_ppo",
+            f"+paced={group}",
+            *self.overrides(steps, machine),
+            *overrides,
+        ]
         started = time.monotonic()
         process = subprocess.Popen(
             command, cwd=self.folder, env=variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -81,7 +90,7 @@ class Workplace:
         watchdog.cancel()
         kill_all()
         if code == 0:
-            record(group, [*self.overrides(steps), *overrides])
+            record(group, [*self.overrides(steps, machine), *overrides])
         return Launched(code, "".join(lines), time.monotonic() - started)
 
     def launch_and_kill(self, after_step: int, *overrides: str) -> Launched:
@@ -110,9 +119,9 @@ class Workplace:
         logged = any(f'"step":{step},' in file.read_text() for file in self.folder.glob("metrics-*.jsonl"))
         return logged and rollouts.exists() and rollouts.read_text().endswith("\n")
 
-    def overrides(self, steps: int) -> list[str]:
+    def overrides(self, steps: int, machine: str = "cpu") -> list[str]:
         return [
-            "+machine=cpu",
+            f"+machine={machine}",
             f"data.train_files={self.models}/data/train.parquet",
             f"data.val_files={self.models}/data/test.parquet",
             "data.train_batch_size=8",

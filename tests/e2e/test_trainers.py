@@ -36,13 +36,12 @@ def test_rollouts_that_go_on_in_the_next_step(workplace: Workplace) -> None:
 def test_rollouts_on_gpus_of_their_own(workplace: Workplace) -> None:
     """separate_async with two updates between two syncs of the weights."""
     overrides = [
-        "+machine=cpu_separate",
         "trainer.v1.trainer_mode=paced_separate_async",
         "trainer.v1.separate_async.parameter_sync_step=2",
         "actor_rollout_ref.actor.ppo_mini_batch_size=4",
         "paced.targets.column=extra_info.solution",
     ]
-    launched = workplace.launch(*overrides, steps=4)
+    launched = workplace.launch(*overrides, machine="cpu_separate", steps=4)
     assert launched.code == 0, launched.tail()
     finite(workplace)
     assert set(workplace.run().series("paced/stage").values()) == {1, 2}
