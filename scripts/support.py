@@ -33,6 +33,7 @@ VERL_KEYS = [
     "trainer.n_gpus_per_node",
     "distillation.distillation_loss.use_task_rewards",
     "actor_rollout_ref.actor.use_kl_loss",
+    "algorithm.adv_estimator",
     "algorithm.filter_groups.enable",
     "algorithm.rollout_correction.rollout_is",
 ]
@@ -75,9 +76,10 @@ def _literals(annotation: Any) -> tuple[Any, ...]:
 def values_of(overrides: list[str], group: str) -> dict[str, list[str]]:
     """The settings of one launch."""
     config = compose([f"+paced={group}", *overrides])
-    block = OmegaConf.to_container(config.paced, resolve=True)
-    values = {name: [shown(name, value)] for name, value in flat(block) if not name.startswith("schedule")}
-    for stage in block["schedule"]:
+    prefix, block = ("", config.paced) if "paced" in config else ("algorithm.paced.", config.algorithm.paced)
+    block = OmegaConf.to_container(block, resolve=True)
+    values = {f"{prefix}{name}": [shown(name, value)] for name, value in flat(block) if name != "schedule"}
+    for stage in block.get("schedule", []):
         for name in StageConfig.model_fields:
             if name in stage and name != "until":
                 values.setdefault(f"schedule.{name}", []).append(shown(name, stage[name]))

@@ -10,8 +10,8 @@ from tests.e2e.harness import Workplace
 class StockWorkplace(Workplace):
     """Without the keys of the ``paced:`` block, which a run in verl's own trainer does not have."""
 
-    def overrides(self, steps: int) -> list[str]:
-        return [override for override in super().overrides(steps) if not override.startswith("paced.")]
+    def overrides(self, steps: int, machine: str = "cpu") -> list[str]:
+        return [override for override in super().overrides(steps, machine) if not override.startswith("paced.")]
 
 
 def test_the_student_moves_towards_a_teacher_that_verls_reference_worker_loads(workplace: Workplace) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from paced_verl.passrate import PassRateTable
 from tests.e2e.conftest import ROOT
 from tests.e2e.harness import Workplace
 
@@ -75,6 +76,7 @@ def test_groups_that_dapo_drops_cost_no_teacher(workplace: Workplace) -> None:
         "distillation.distillation_loss.use_task_rewards=True",
         "algorithm.filter_groups.enable=True",
         "algorithm.filter_groups.metric=acc",
+        "paced.weight.kernel=uniform",
         "actor_rollout_ref.rollout.n=4",
         "paced.pass_rate.refresh=start",
         "paced.pass_rate.decay=0.5",
@@ -87,7 +89,10 @@ def test_groups_that_dapo_drops_cost_no_teacher(workplace: Workplace) -> None:
 
 
 def test_lora_and_several_turns(workplace: Workplace, tmp_path: Path) -> None:
-    """An adapter on the student; tool tokens inside the response train nothing."""
+    """An adapter on the student; tool tokens inside the response train nothing. Pass rates come from a file."""
+    table = PassRateTable(64)
+    table.observe(np.arange(64), np.full(64, 2), np.full(64, 4), step=0)
+    table.save(tmp_path / "table.parquet")
     loops = tmp_path / "loops.yaml"
     loops.write_text("- name: two_turns\n  _target_: tests.e2e.two_turns.TwoTurns\n")
     launched = workplace.launch(
@@ -98,6 +103,9 @@ def test_lora_and_several_turns(workplace: Workplace, tmp_path: Path) -> None:
         f"actor_rollout_ref.rollout.agent.agent_loop_config_path={loops}",
         "actor_rollout_ref.rollout.agent.default_agent_loop=two_turns",
         "data.max_response_length=48",
+        f"paced.pass_rate.file={tmp_path}/table.parquet",
+        "paced.pass_rate.refresh=start",
+        "paced.sampler.skip_zero_weight=False",
         environment={"PYTHONPATH": str(ROOT)},
         steps=2,
     )
