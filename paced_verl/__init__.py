@@ -6,6 +6,7 @@ runs a ``paced`` configuration pays a few milliseconds and behaves as before.
 """
 
 import os
+from types import ModuleType
 
 import wrapt
 
@@ -22,6 +23,22 @@ def _register_loss(_module: object) -> None:
 def _register_trainers(_module: object) -> None:
     """Make ``trainer.v1.trainer_mode=paced_sync`` known in the process that builds the trainer."""
     import paced_verl.trainer  # noqa: F401
+
+
+@wrapt.when_imported("verl.trainer.ppo.ray_trainer")
+def _register_advantage(module: ModuleType) -> None:
+    """Make ``algorithm.adv_estimator=paced`` known in the process that computes advantages."""
+    from paced_verl.advantage import install
+
+    install(module)
+
+
+@wrapt.when_imported("verl.workers.engine_workers")
+def _read_teacher_path(module: ModuleType) -> None:
+    """Make ``actor_rollout_ref.ref.teacher_path`` known in the process that builds a reference worker."""
+    from paced_verl.reference_path import install
+
+    install(module)
 
 
 if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":

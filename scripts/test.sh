@@ -13,7 +13,7 @@ if [ "$what" != e2e ]; then
   "$python" -m ruff format --check .
   "$python" -m ruff check .
   "$python" -m mypy
-  "$python" -m pytest -m "not e2e"
+  "$python" -m pytest -m "not e2e" -n 2 --dist loadfile
   # The GPU kernels, in Triton's interpreter. Not in the locked set: it is 1 GB that only this needs.
   triton=$(dirname "$(dirname "$python")")/triton
   [ -d "$triton" ] || "$python" -m pip install --quiet --disable-pip-version-check --no-deps --target "$triton" triton==3.9.0

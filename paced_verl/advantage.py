@@ -1,0 +1,313 @@
+"""PACED as an advantage: the policy-gradient form of reverse KL, in verl's own trainers (``adv_estimator=paced``).
+
+A prompt's group of n rollouts gives its pass rate p̂ = k/n, verl's reference worker is the teacher T, and token t of a
+response y gets
+
+    A_t = w̃(p̂) · (log T(y_t | x, y_<t) − log S_old(y_t | x, y_<t))  +  task_coef · GRPO's advantage
+
+**What it estimates.** With S_old = S (the first update of a step) and all weights 1, the policy gradient of a response,
+Σ_t A_t ∇log S(y_t | y_<t), has the expectation
+
+    −Σ_t E_{y_<t ~ S} [ ∇ KL(S(· | y_<t) ‖ T(· | y_<t)) ],          ∇ acting inside the brackets only:
+
+the token-level reverse KLs at the sampled prefixes, the distribution of the prefixes held fixed. This is what the loss
+``divergence: reverse_kl, responses: student`` differentiates at top-k = V, with one sampled token a position in place
+of the sum over the vocabulary: the same mean, more variance, no teacher servers. It is not the gradient of the
+sequence-level KL(S(y) ‖ T(y)), which also moves the prefixes: A_t would be Σ_{s≥t} (log T − log S)(y_s) for that.
+
+**What the weight does to it.** A response counts in its own p̂. Over groups, a response that is correct (c = 1) or wrong
+(c = 0) is weighted on average by v(c) = E[w̃((c + K)/n)] with K ~ Binomial(n−1, p), not by w̃(p): the two v differ by
+O(1/n). For w = p(1−p), v(1) > v(0) where p < 1/2. Weights from earlier samples (``paced.weight.source: table`` of the
+paced trainers) have no such term.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pydantic import ValidationError, model_validator
+from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage, register_adv_est
+
+from paced_verl.config import ConfigError, Fraction, NonNegative, Positive, _Block, _explain
+from paced_verl.divergence.functions import LOG_ZERO
+from paced_verl.kernel import FloatArray, Kernel
+from paced_verl.passrate import is_correct
+
+NAME = "paced"
+
+
+class AdvantageConfig(_Block):
+    """The block ``algorithm.paced``."""
+
+    kernel: str = "beta"
+    """``beta``, ``hard_filter``, ``uniform``, or a registered name: see :class:`paced_verl.kernel.Kernel`."""
+    alpha: NonNegative = 1.0
+    beta: NonNegative = 1.0
+    low: Fraction = 0.2
+    high: Fraction = 0.8
+    estimate: Literal["empirical", "posterior"] = "empirical"
+    prior: tuple[Positive, Positive] = (1.0, 1.0)
+    """Beta(a, b) of the posterior estimate. There is no table of pass rates to fit it to."""
+    threshold: float = 0.5
+    """A response is correct from this score on: the sum of its token rewards (verl hands an estimator no ``acc``)."""
+    mean_weight: Positive | None = None
+    """What w is divided by; null: see :func:`weights_of`."""
+    task_coef: NonNegative = 0.0
+    """Factor of GRPO's advantage (verl's, under ``algorithm.norm_adv_by_std_in_grpo``). Not multiplied by w̃."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> AdvantageConfig:
+        if self.prior != (1.0, 1.0) and self.estimate == "empirical":
+            raise ValueError("prior is only read by estimate: posterior")
+        self.to_kernel()  # knows its names and ranges
+        return self
+
+    def to_kernel(self) -> Kernel:
+        return Kernel(self.kernel, self.alpha, self.beta, self.low, self.high, self.estimate, self.prior)
+
+    @classmethod
+    def of(cls, algorithm: DictConfig) -> AdvantageConfig:
+        """Read ``paced`` in verl's ``algorithm`` configuration; defaults where it is missing.
+
+        Raises:
+            ConfigError: With one line a problem.
+        """
+        block = OmegaConf.to_container(algorithm.get("paced") or OmegaConf.create(), resolve=True)
+        try:
+            return cls.model_validate(block)
+        except ValidationError as error:
+            raise ConfigError("\n".join(_line(problem) for problem in error.errors())) from None
+
+
+def _line(problem: Any) -> str:
+    if problem["type"] != "extra_forbidden":
+        return "algorithm." + _explain(problem)
+    known = list(AdvantageConfig.model_fields)
+    close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+    hint = f"Did you mean {close[0]!r}?" if close else f"Known keys here: {', '.join(known)}."
+    return f"algorithm.paced.{problem['loc'][-1]} is not a key that anything reads. {hint}"
+
+
+def weights_of(kernel: Kernel, n: int, mean_weight: float | None = None) -> FloatArray:
+    """w̃(k/n) for k = 0 … n: w divided by ``mean_weight``, or else by its mean over k = 0 … n.
+
+    Those n + 1 outcomes are equally likely where pass rates are uniform on [0, 1], so w̃ then has mean 1. The mean is a
+    constant of the kernel and of n, never the batch's own. That would be 1 whatever the batch: one of mastered prompts
+    would train as strongly as one from the frontier, and a prompt's gradient would depend on its neighbours in it.
+
+    Returns:
+        float64[n + 1]; all 0 where all w are 0 (n = 1 under an empirical ``beta``).
+    """
+    weights = kernel(np.arange(n + 1), n)
+    mean = weights.mean() if mean_weight is None else mean_weight
+    return weights / mean if mean > 0 else weights
+
+
+def group_weights(
+    scores: Sequence[float],
+    index: npt.ArrayLike,
+    kernel: Kernel,
+    threshold: float = 0.5,
+    mean_weight: float | None = None,
+) -> FloatArray:
+    """w̃(k/n) of each response's group.
+
+    Args:
+        scores: One a response; it is correct from ``threshold`` on.
+        index: Its prompt's group, anything that sorts; same length. Groups may differ in size.
+        kernel, mean_weight: See :func:`weights_of`.
+
+    Returns:
+        float64, one a response.
+    """
+    _, group = np.unique(np.asarray(index), return_inverse=True)
+    n = np.bincount(group)
+    k = np.bincount(group, [is_correct(score, {}, threshold) for score in scores]).astype(np.int64)
+    weights = {size: weights_of(kernel, size, mean_weight) for size in set(n.tolist())}
+    return np.array([weights[size][correct] for size, correct in zip(n.tolist(), k, strict=True)])[group]
+
+
+def paced_advantage(
+    token_level_rewards: torch.Tensor,
+    response_mask: torch.Tensor,
+    index: npt.ArrayLike,
+    old_log_probs: torch.Tensor,
+    ref_log_prob: torch.Tensor,
+    settings: AdvantageConfig,
+    norm_adv_by_std_in_grpo: bool = True,
+) -> torch.Tensor:
+    """A_t, as at the top of this file. Both models' log-probabilities are at ``rollout.temperature``, as verl has them.
+
+    A response whose tokens are all masked still counts in its group, with its score. A teacher's log 0 counts as
+    ``paced_verl.divergence.functions.LOG_ZERO``.
+
+    Args:
+        token_level_rewards: (B, L); a row's sum is its score.
+        response_mask: (B, L), 1 on the tokens that train.
+        index: (B,), the group of each row. One row a rollout: agent loops with several outputs a session are counted
+            as so many rollouts.
+        old_log_probs: (B, L), the student's, of the sampled tokens.
+        ref_log_prob: (B, L), the teacher's.
+        settings: Kernel, threshold, mean weight, task coefficient.
+        norm_adv_by_std_in_grpo: verl's key, for the task advantage.
+
+    Returns:
+        (B, L), dtype of the log-probabilities, 0 on masked tokens.
+    """
+    weights = group_weights(
+        token_level_rewards.sum(-1).tolist(), index, settings.to_kernel(), settings.threshold, settings.mean_weight
+    )
+    gap = ref_log_prob.masked_fill(ref_log_prob == -torch.inf, LOG_ZERO) - old_log_probs
+    advantages = torch.where(response_mask.bool(), torch.as_tensor(weights).to(gap)[:, None] * gap, 0.0)
+    if settings.task_coef:
+        task, _ = compute_grpo_outcome_advantage(
+            token_level_rewards, response_mask, np.asarray(index), norm_adv_by_std_in_grpo=norm_adv_by_std_in_grpo
+        )
+        advantages = advantages + settings.task_coef * task.to(gap)
+    return advantages
+
+
+@register_adv_est(NAME)
+def estimate_paced_advantage(
+    token_level_rewards: torch.Tensor,
+    response_mask: torch.Tensor,
+    index: npt.ArrayLike,
+    config: DictConfig,
+    old_log_probs: torch.Tensor,
+    ref_log_prob: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """:func:`paced_advantage` as verl calls estimators: advantages and returns, the same here (no critic reads them).
+
+    Args:
+        config: verl's ``algorithm``.
+        ref_log_prob: ``None`` where the trainer has no reference worker.
+
+    Raises:
+        ConfigError: ``algorithm.paced`` is wrong, there is no teacher, or the rewards hold a KL penalty.
+    """
+    for problem in _reward_problems(config):
+        raise ConfigError(problem)
+    if ref_log_prob is None:
+        raise ConfigError(_NO_TEACHER)
+    advantages = paced_advantage(
+        token_level_rewards,
+        response_mask,
+        index,
+        old_log_probs,
+        ref_log_prob,
+        AdvantageConfig.of(config),
+        config.get("norm_adv_by_std_in_grpo", True),
+    )
+    return advantages, advantages
+
+
+def install(ray_trainer: ModuleType) -> None:
+    """Have ``verl.trainer.ppo.ray_trainer.compute_advantage`` hand the two log-probabilities to this estimator.
+
+    verl passes registered estimators rewards, mask and groups only. Every other estimator goes through verl's function
+    as it is. To be called before ``verl.trainer.ppo.v1`` imports that function by name.
+    """
+    stock: Any = ray_trainer.compute_advantage
+
+    @functools.wraps(stock)
+    def compute_advantage(data: Any, adv_estimator: Any, *args: Any, **kwargs: Any) -> Any:
+        if adv_estimator != NAME:
+            return stock(data, adv_estimator, *args, **kwargs)
+        data.batch["advantages"], data.batch["returns"] = estimate_paced_advantage(
+            token_level_rewards=data.batch["token_level_rewards"],
+            response_mask=data.batch["response_mask"],
+            index=data.non_tensor_batch["uid"],
+            config=kwargs["config"],
+            old_log_probs=data.batch["old_log_probs"],
+            ref_log_prob=data.batch.get("ref_log_prob", None),
+        )
+        return data
+
+    ray_trainer.compute_advantage = compute_advantage  # type: ignore[attr-defined]
+
+
+# ---------------------------------------------------------------------- before a run
+
+_NO_TEACHER = (
+    "actor_rollout_ref.actor.use_kl_loss=False: algorithm.adv_estimator=paced reads the teacher's log-probabilities, "
+    "and verl only starts a reference worker for a KL. Set it to True, with actor_rollout_ref.actor.kl_loss_coef=0.0."
+)
+
+
+def _reward_problems(algorithm: DictConfig) -> Iterator[str]:
+    if algorithm.get("use_kl_in_reward", False):
+        yield (
+            "algorithm.use_kl_in_reward=True takes a KL penalty off the rewards that pass rates are counted from, and "
+            "algorithm.adv_estimator=paced has that KL already. Set it to False."
+        )
+
+
+def check(config: DictConfig) -> AdvantageConfig:
+    """Check a composed verl configuration that runs this estimator.
+
+    Returns:
+        The parsed ``algorithm.paced``.
+
+    Raises:
+        ConfigError: One problem a line.
+    """
+    from paced_verl.checks import version_problems
+    from paced_verl.reference_path import problems_of_teacher
+
+    settings = AdvantageConfig.of(config.algorithm)
+    problems = [*version_problems(), *_wiring(config, settings)] or list(
+        problems_of_teacher(config, settings.task_coef)
+    )
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return settings
+
+
+def _wiring(config: DictConfig, settings: AdvantageConfig) -> Iterator[str]:
+    yield from _reward_problems(config.algorithm)
+    if config.algorithm.adv_estimator != NAME:
+        yield (
+            f"algorithm.adv_estimator={config.algorithm.adv_estimator}: the block algorithm.paced would be ignored. "
+            "+paced=advantage sets it to paced; take the key off your command line."
+        )
+    if not config.actor_rollout_ref.actor.use_kl_loss:
+        yield _NO_TEACHER
+    if config.distillation.enabled:
+        yield (
+            "distillation.enabled=True: verl's distillation loss would take the place of the policy loss, which reads "
+            "the advantage. Set it to False, or use +paced=reverse_kl for a distillation loss."
+        )
+    n = config.actor_rollout_ref.rollout.n
+    if n < 2:
+        yield f"actor_rollout_ref.rollout.n={n}: a group's own rewards are its pass rate; expected 2 or more, try 8."
+    elif not weights_of(settings.to_kernel(), n).any():
+        yield (
+            f"algorithm.paced: every group would weigh 0, whatever k of actor_rollout_ref.rollout.n={n} are correct. "
+            "Use estimate: posterior, another kernel, or a larger n."
+        )
+
+
+def describe(config: DictConfig, settings: AdvantageConfig) -> str:
+    """What will run, in words."""
+    n, actor = config.actor_rollout_ref.rollout.n, config.actor_rollout_ref.actor
+    weights = ", ".join(f"{w:.2f}" for w in weights_of(settings.to_kernel(), n, settings.mean_weight))
+    teacher = config.actor_rollout_ref.ref.get("teacher_path")
+    lines = [
+        "paced-verl will run:",
+        f"  advantage: w̃(k/n) · (log T − log S) on the student's own tokens, {n} responses a prompt",
+        f"  teacher: {teacher or 'the student as it starts'}, as verl's reference worker",
+        f"  weight: {settings.kernel}, {settings.estimate}; w̃ at k = 0 … {n}: {weights}",
+    ]
+    if settings.task_coef:
+        lines.append(f"  task rewards: + {settings.task_coef:g} × GRPO's advantage")
+    if actor.kl_loss_coef:
+        lines.append(f"  KL loss: verl's own, × {actor.kl_loss_coef:g} (actor.kl_loss_coef), on top of the advantage")
+    return "\n".join(lines)
