@@ -20,10 +20,11 @@ def test_the_student_moves_towards_a_teacher_that_verls_reference_worker_loads(w
         f"actor_rollout_ref.ref.teacher_path={stock.models}/teacher",
         "algorithm.paced.kernel=uniform",
         "actor_rollout_ref.rollout.n=4",
-        "actor_rollout_ref.actor.optim.lr=1e-3",
+        "actor_rollout_ref.actor.optim.lr=3e-4",
+        "data.train_batch_size=64",  # all prompts in every step: their KLs differ more than a step changes them
         "trainer.save_freq=-1",
         group="advantage",
-        steps=8,
+        steps=12,
     )
     assert launched.code == 0, launched.tail()
     assert f"teacher: {stock.models}/teacher, as verl's reference worker" in launched.log
@@ -34,11 +35,11 @@ def test_the_student_moves_towards_a_teacher_that_verls_reference_worker_loads(w
     # Without weights the mean advantage is minus a sampled KL(S ‖ T); verl's own estimate of that KL is k3, on the same
     # tokens. At step 1 it is 0 where the reference worker has the student's weights.
     advantage, kl = (list(run.series(name).values()) for name in ("critic/advantages/mean", "actor/kl_loss"))
-    assert len(advantage) == len(kl) == 8
-    assert advantage[0] < -0.1
-    assert kl[0] > 0.1
-    assert np.mean(kl[-3:]) < np.mean(kl[:3])
-    assert np.mean(advantage[-3:]) > np.mean(advantage[:3])
+    assert len(advantage) == len(kl) == 12
+    assert kl[0] > 0.3
+    assert advantage[0] < -0.3
+    assert np.mean(kl[-3:]) < 0.9 * np.mean(kl[:3])
+    assert np.mean(advantage[-3:]) > 0.9 * np.mean(advantage[:3])
 
 
 def test_nothing_starts_without_a_teacher(workplace: Workplace) -> None:
