@@ -122,11 +122,12 @@ class ReferenceTeacher:
         return self.engine.module.get_output_embeddings()
 
     def head(self) -> torch.Tensor:
-        """(V, hidden) weight of the output layer, whole on every rank, on the device."""
+        """(V, hidden) weight of the output layer, whole on every rank, on the device, in the dtype it computes in."""
         if self._head is None:
             with self.engine.eval_mode(), torch.no_grad():
                 weight = self._output_layer.weight
-                weight = weight.to(get_device_id())  # verl keeps forward-only parameters on the CPU
+                # verl keeps forward-only parameters on the CPU, in the dtype of the files.
+                weight = weight.to(get_device_id(), self.engine._autocast_dtype)
                 self._head = (weight.full_tensor() if isinstance(weight, DTensor) else weight).detach().clone()
         return self._head
 

@@ -52,6 +52,12 @@ def teacher_problems(config: DictConfig, paced: PacedConfig) -> Iterator[str]:
     strategy = config.actor_rollout_ref.ref.strategy
     for key, value in needs_fsdp2 if strategy != "fsdp2" else []:
         yield f"{key}={value} needs actor_rollout_ref.ref.strategy=fsdp2; it is {strategy}."
+    dtype = config.actor_rollout_ref.ref.fsdp_config.get("model_dtype", "fp32")
+    if paced.teacher.update == "ema" and dtype not in ("fp32", "float32"):
+        yield (
+            f"actor_rollout_ref.ref.fsdp_config.model_dtype={dtype} rounds away what a moving average "
+            "(paced.teacher.update=ema) adds in a step. Set it to fp32; it still computes in bfloat16."
+        )
     if backend == "reference" and not _pool_free_targets(paced):
         yield (
             "paced.teacher.backend=reference scores but does not write, and a stage has responses: teacher. Give it "

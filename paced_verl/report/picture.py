@@ -17,20 +17,21 @@ from paced_verl.report.run import Run
 STAGE_COLOURS = ("#dce9f7", "#f9e8d8", "#e3f2df", "#efe0f2")
 
 
-def draw(runs: Mapping[str, Run], path: Path, title: str) -> None:
+def draw(runs: Mapping[str, Run], path: Path, title: str, teacher: float | None = None) -> None:
     """Draw runs side by side: the first in full, the others for comparison of their accuracy.
 
     Args:
         runs: By name; the first is the run of interest.
         path: Where the picture goes (PNG).
         title: Above it.
+        teacher: The teacher's accuracy, a line beside the runs'.
     """
     (_, run), *_ = runs.items()
     figure, ((accuracy, histogram), (divergence, weight)) = plt.subplots(2, 2, figsize=(11, 7), layout="constrained")
     figure.suptitle(title)
     for axes in (accuracy, divergence, weight):
         _shade_stages(axes, run)
-    _accuracy(accuracy, runs)
+    _accuracy(accuracy, runs, teacher)
     _pass_rates(histogram, run)
     _lines(divergence, run, {"paced/divergence/forward_kl": "forward KL", "paced/divergence/reverse_kl": "reverse KL"})
     divergence.set(title="Divergence per token on the stage's responses", xlabel="step", ylabel="nats", yscale="log")
@@ -56,10 +57,12 @@ def _shade_stages(axes: Axes, run: Run) -> None:
         axes.axvspan(min(steps) - 1, max(steps), color=colour, lw=0, zorder=0)
 
 
-def _accuracy(axes: Axes, runs: Mapping[str, Run]) -> None:
+def _accuracy(axes: Axes, runs: Mapping[str, Run], teacher: float | None) -> None:
     for style, (name, run) in zip(("o-", "s--", "^:"), runs.items(), strict=False):
         points = run.accuracy()
         axes.plot(list(points), list(points.values()), style, label=name)
+    if teacher is not None:
+        axes.axhline(teacher, color="grey", ls="--", lw=1, label="teacher")
     axes.set(title="Held-out accuracy", xlabel="step", ylabel="accuracy", ylim=(0, 1))
 
 
