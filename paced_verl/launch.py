@@ -13,7 +13,7 @@ from paced_verl.config import ConfigError
 
 
 def compose(overrides: list[str], config_name: str = "ppo_trainer", config_path: Path | None = None) -> DictConfig:
-    """Compose a run's configuration as verl's launcher would.
+    """Compose a run's configuration as verl's launcher would, paced or not.
 
     Args:
         overrides: As given to ``python -m verl.trainer.main_ppo``.
@@ -21,7 +21,6 @@ def compose(overrides: list[str], config_name: str = "ppo_trainer", config_path:
         config_path: Hydra's ``--config-path``; verl's own folder by default.
 
     Raises:
-        ConfigError: Nothing in it says ``paced``.
         hydra.errors.HydraException: It does not compose.
     """
     import verl  # noqa: F401  (with verl come the plugins)
@@ -32,10 +31,7 @@ def compose(overrides: list[str], config_name: str = "ppo_trainer", config_path:
         else hydra.initialize_config_module("verl.trainer.config", version_base=None)
     )
     with where:
-        config = hydra.compose(config_name, overrides)
-    if "paced" not in config and "paced" not in config.algorithm:
-        raise ConfigError("These overrides run verl without PACED: add +paced=two_stage.")
-    return config
+        return hydra.compose(config_name, overrides)
 
 
 def describe(config: DictConfig) -> str:
@@ -44,13 +40,13 @@ def describe(config: DictConfig) -> str:
     Raises:
         ConfigError: It cannot run as written.
     """
-    if "paced" in config:
-        from paced_verl.plan import Plan
+    if "paced" in config.algorithm:
+        from paced_verl import advantage
 
-        return str(Plan.of(config))
-    from paced_verl import advantage
+        return advantage.describe(config, advantage.check(config))
+    from paced_verl.plan import Plan
 
-    return advantage.describe(config, advantage.check(config))
+    return str(Plan.of(config))
 
 
 class PacedCallback(Callback):

@@ -26,14 +26,15 @@ class PassRateTable:
     successes, samples: float32[size]; fractions once counts have decayed.
     last_seen: int32[size], the training step of the last observation, −1 for never.
     decay: what an old count is multiplied by when its prompt is observed again; 1 keeps everything.
+    fingerprint: names the data set the counts belong to; empty where that is not known.
     """
 
-    def __init__(self, size: int, decay: float = 1.0) -> None:
+    def __init__(self, size: int, decay: float = 1.0, fingerprint: str = "") -> None:
         if size < 1:
             raise ValueError(f"pass rates: a table needs at least one prompt, got size={size}")
         if not 0 <= decay <= 1:
             raise ValueError(f"pass rates: decay must lie in [0, 1], got {decay}")
-        self.decay = decay
+        self.decay, self.fingerprint = decay, fingerprint
         self.successes = np.zeros(size, np.float32)
         self.samples = np.zeros(size, np.float32)
         self.last_seen = np.full(size, -1, np.int32)
@@ -83,12 +84,6 @@ class PassRateTable:
             )
         return prompts.astype(np.int64, copy=False), k, n
 
-    def reset(self) -> None:
-        """Forget everything, e.g. before pass rates are estimated anew."""
-        self.successes[:] = 0
-        self.samples[:] = 0
-        self.last_seen[:] = -1
-
     def rates(self) -> npt.NDArray[np.float32]:
         """Pass rates float32[size], NaN for a prompt without samples."""
         unseen = np.full(len(self), np.nan, np.float32)
@@ -115,11 +110,13 @@ class PassRateTable:
             "histogram": [count - above for count, above in zip(at_least, [*at_least[1:], 0], strict=True)],
         }
 
-    def save(self, path: str | os.PathLike[str], fingerprint: str | None = None) -> None:
-        """Write a parquet file, all of it or nothing; ``fingerprint`` names the data set the counts belong to."""
-        metadata = {b"paced_verl.format": _FORMAT, b"paced_verl.decay": repr(self.decay).encode()}
-        if fingerprint is not None:
-            metadata[b"paced_verl.fingerprint"] = fingerprint.encode()
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a parquet file, all of it or nothing."""
+        metadata = {
+            b"paced_verl.format": _FORMAT,
+            b"paced_verl.decay": repr(self.decay).encode(),
+            b"paced_verl.fingerprint": self.fingerprint.encode(),
+        }
         table = pa.table(
             {
                 "prompt": np.arange(len(self), dtype=np.int32),
@@ -142,7 +139,7 @@ class PassRateTable:
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str], expected_size: int | None = None, fingerprint: str | None = None
+        cls, path: str | os.PathLike[str], expected_size: int | None = None, fingerprint: str = ""
     ) -> "PassRateTable":
         """Read what `save` wrote, or a parquet file made by hand with columns prompt, successes, samples.
 
@@ -176,8 +173,8 @@ class PassRateTable:
         stored = metadata.get(b"paced_verl.fingerprint", b"").decode()
         if fingerprint and stored and stored != fingerprint:
             raise ValueError(
-                f"{path}: expected pass rates of data set {fingerprint}, found those of {stored}; "
-                "point to the table of this data set or estimate the pass rates again"
+                f"{path}: expected pass rates of data set {fingerprint}, found those of {stored}: the prompts are "
+                "others, or in another order; point to the table of this data set or estimate the pass rates again"
             )
         size = columns.num_rows if expected_size is None else expected_size
         if complete and size != columns.num_rows:
@@ -185,7 +182,7 @@ class PassRateTable:
                 f"{path}: expected {size} prompts, found {columns.num_rows}; "
                 "point to the table of this data set or estimate the pass rates again"
             )
-        table = cls(size, float(metadata.get(b"paced_verl.decay", b"1.0")))
+        table = cls(size, float(metadata.get(b"paced_verl.decay", b"1.0")), stored or fingerprint)
         try:
             prompts, k, n = table._check(*(columns[name].to_numpy() for name in ("prompt", "successes", "samples")))
             if len(prompts) and np.bincount(prompts).max() > 1:

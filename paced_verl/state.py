@@ -21,11 +21,14 @@ class PacedState:
         prompts: Number of training prompts.
         epoch_size: Draws of one pass over them (whole batches).
         task_rewards: Whether prompts also get a task reward: then none may be left out for its weight.
+        fingerprint: Names the data set: a table of another one is refused.
     """
 
-    def __init__(self, paced: PacedConfig, prompts: int, epoch_size: int, task_rewards: bool = False):
+    def __init__(
+        self, paced: PacedConfig, prompts: int, epoch_size: int, task_rewards: bool = False, fingerprint: str = ""
+    ):
         self.paced = paced
-        self.table = self.new_table(prompts)
+        self.table = PassRateTable(prompts, paced.pass_rate.decay, fingerprint)
         self.targets = TargetStore()
         self.last_refresh: int | None = None
         every_prompt = task_rewards or paced.weight.source == "group"
@@ -40,18 +43,23 @@ class PacedState:
         )
 
     @classmethod
-    def begin(cls, paced: PacedConfig, prompts: int, epoch_size: int, task_rewards: bool = False) -> PacedState:
+    def begin(
+        cls, paced: PacedConfig, prompts: int, epoch_size: int, task_rewards: bool = False, fingerprint: str = ""
+    ) -> PacedState:
         """The state a run starts from, with the files that its configuration names."""
-        state = cls(paced, prompts, epoch_size, task_rewards)
+        state = cls(paced, prompts, epoch_size, task_rewards, fingerprint)
         if paced.pass_rate.file is not None:
-            state.use_table(PassRateTable.load(paced.pass_rate.file, expected_size=prompts), step=1)
+            state.use_table(state._load_table(paced.pass_rate.file), step=1)
         if paced.targets.file is not None and Path(paced.targets.file).exists():
             state.targets.load(paced.targets.file)
         return state
 
-    def new_table(self, prompts: int | None = None) -> PassRateTable:
+    def new_table(self) -> PassRateTable:
         """An empty table."""
-        return PassRateTable(len(self.table) if prompts is None else prompts, decay=self.paced.pass_rate.decay)
+        return PassRateTable(len(self.table), self.paced.pass_rate.decay, self.table.fingerprint)
+
+    def _load_table(self, path: str | Path) -> PassRateTable:
+        return PassRateTable.load(path, len(self.table), self.table.fingerprint)
 
     def use_table(self, table: PassRateTable, step: int) -> None:
         """Weigh by this table from ``step`` on, with what the configuration leaves to the data fitted to it."""
@@ -83,6 +91,6 @@ class PacedState:
             ValueError: It belongs to another data set.
         """
         self.last_refresh = json.loads((folder / "state.json").read_text())["last_refresh"]
-        self.table = PassRateTable.load(folder / "pass_rates.parquet", expected_size=len(self.table))
+        self.table = self._load_table(folder / "pass_rates.parquet")
         self.targets.load(folder / "targets.parquet")
         self.sampler.refresh(table=self.table)

@@ -39,8 +39,9 @@ class Target:
 
 
 def prompt_hash(messages: Sequence[Mapping[str, Any]]) -> str:
-    """A short hash of a prompt's messages."""
-    text = json.dumps([[message["role"], message["content"]] for message in messages], default=str)
+    """A short hash of messages, the same in every process: of images and the like it knows the kind only."""
+    contents = [[message["role"], message["content"]] for message in messages]
+    text = json.dumps(contents, default=lambda medium: type(medium).__name__)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

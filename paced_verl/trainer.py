@@ -45,6 +45,7 @@ from paced_verl.wiring import wire
 from paced_verl.worker import PACED_WORKERS
 
 POLL_SECONDS = 0.2  # verl looks for finished rollouts every 2 s, which is most of a short step
+FINGERPRINT_PROMPTS = 64  # enough for another order to show; hashing millions of prompts would delay every start
 
 
 class NumberedPrompts(Dataset):
@@ -58,6 +59,11 @@ class NumberedPrompts(Dataset):
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         return {**self.dataset[position], fields.PROMPT: int(position)}
+
+    def fingerprint(self) -> str:
+        """Names the data set by prompts spread evenly over it, in their order: files of another one are noticed."""
+        places = np.linspace(0, len(self) - 1, min(len(self), FINGERPRINT_PROMPTS), dtype=int)
+        return prompt_hash([message for place in places.tolist() for message in self.dataset[place]["raw_prompt"]])
 
 
 class PacedTrainer:
@@ -90,6 +96,7 @@ class PacedTrainer:
             prompts=len(self.prompts),
             epoch_size=len(self.prompts) // self._gen_batch_size * self._gen_batch_size,  # no batch is cut short
             task_rewards=self._task_rewards,
+            fingerprint=self.prompts.fingerprint(),
         )
         self.train_dataloader = self._new_dataloader()
 

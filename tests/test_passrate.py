@@ -87,13 +87,6 @@ def test_bad_tables_are_refused(arguments):
         PassRateTable(*arguments)
 
 
-def test_reset_forgets(table):
-    table.reset()
-    assert np.isnan(table.rates()).all()
-    assert np.isnan(table.staleness(5))
-    assert table.summary()["unseen"] == 1
-
-
 def test_summary_by_hand():
     table = PassRateTable(13)
     table.observe(np.arange(11), np.arange(11), np.full(11, 10), step=0)
@@ -107,19 +100,19 @@ def test_summary_by_hand():
 @settings(max_examples=30, deadline=None)
 @given(st.lists(observations(), max_size=4), st.sampled_from([1.0, 0.9]))
 def test_save_and_load_round_trip(calls, decay):
-    table = PassRateTable(SIZE, decay)
+    table = PassRateTable(SIZE, decay, "data")
     for step, call in enumerate(calls):
         table.observe(*call, step)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rates.parquet"
-        table.save(path, fingerprint="data")
+        table.save(path)
         loaded = PassRateTable.load(path, expected_size=SIZE, fingerprint="data")
         assert [file.name for file in Path(folder).iterdir()] == ["rates.parquet"]
     for name in ("successes", "samples", "last_seen"):
         stored, original = getattr(loaded, name), getattr(table, name)
         assert stored.dtype == original.dtype
         np.testing.assert_array_equal(stored, original)
-    assert loaded.decay == decay
+    assert (loaded.decay, loaded.fingerprint) == (decay, "data")
 
 
 def write(path, **columns):
@@ -184,7 +177,8 @@ def test_a_foreign_file_is_named(tmp_path, columns, message):
 
 def test_a_table_of_another_data_set_is_refused(table, tmp_path):
     path = tmp_path / "other.parquet"
-    table.save(path, fingerprint="a")
+    table.fingerprint = "a"
+    table.save(path)
     with pytest.raises(ValueError, match=r"other\.parquet: expected 7 prompts, found 6"):
         PassRateTable.load(path, expected_size=7)
     with pytest.raises(ValueError, match=r"other\.parquet: expected pass rates of data set b, found those of a"):
@@ -216,7 +210,7 @@ def test_a_save_that_fails_keeps_the_last_one(table, tmp_path, monkeypatch):
         raise OSError("no space left on device")
 
     monkeypatch.setattr(pq, "write_table", full_disk)
-    table.reset()
+    table.observe([0], [1], [1], step=9)
     with pytest.raises(OSError, match="no space"):
         table.save(path)
     assert path.read_bytes() == before

@@ -42,6 +42,14 @@ def test_a_response_of_another_problem_is_noticed() -> None:
         store.get(3, [{"role": "user", "content": "3+3?"}])
 
 
+def test_a_prompt_with_an_image_has_the_same_hash_in_every_process() -> None:
+    def prompt() -> list[dict[str, object]]:
+        return [{"role": "user", "content": [{"type": "image", "image": object()}, {"type": "text", "text": "what?"}]}]
+
+    first, second = prompt(), prompt()
+    assert prompt_hash(first) == prompt_hash(second)
+
+
 @pytest.mark.parametrize("content", [b"", b"PAR1 truncated", b'{"prompt": 1}'])
 def test_a_foreign_file_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "targets.parquet"

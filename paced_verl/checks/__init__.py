@@ -25,7 +25,7 @@ __all__ = [
 
 
 def check(config: DictConfig) -> PacedConfig:
-    """Check a composed verl configuration that has a ``paced`` block.
+    """Check a composed verl configuration that is to have a ``paced`` block.
 
     Returns:
         The parsed block.
@@ -33,6 +33,8 @@ def check(config: DictConfig) -> PacedConfig:
     Raises:
         ConfigError: One problem a line.
     """
+    if "paced" not in config:
+        raise ConfigError("There is no paced block here, and verl would run without PACED. Add +paced=two_stage.")
     block = OmegaConf.to_container(config.paced, resolve=True)
     assert isinstance(block, dict)
     paced = PacedConfig.parse({str(key): value for key, value in block.items()})

@@ -17,17 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import hydra
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from paced_verl.evaluate import EvaluationError, write_json
 from paced_verl.evaluate.models import weights_folder
 from paced_verl.evaluate.statistics import estimate
+from paced_verl.launch import compose
 from paced_verl.passrate import is_correct
 
 # Validation alone needs the student's engine and its servers; the rest of a run would only take memory.
@@ -117,7 +117,7 @@ def launch_arguments(
     """
     plain = without_paced(overrides)
     # A configuration file of one's own may name the group among its defaults.
-    if "paced" in _compose(plain, config_name, config_path):
+    if "paced" in compose(plain, config_name, config_path):
         plain.append("~paced")
     sampling = "actor_rollout_ref.rollout.val_kwargs"
     chosen = [
@@ -132,7 +132,7 @@ def launch_arguments(
         f"trainer.validation_data_dir={_quoted(folder.resolve())}",
         f"trainer.default_local_dir={_quoted(folder.resolve())}",
     ]
-    _compose(chosen, config_name, config_path)
+    compose(chosen, config_name, config_path)
     where = ["--config-path", str(config_path.resolve())] if config_path else []
     return [*where, "--config-name", config_name, *chosen]
 
@@ -169,7 +169,7 @@ def evaluate_accuracy(
         EvaluationError: The data is not in verl's format, or verl's launch failed.
         hydra.errors.HydraException: The overrides do not compose.
     """
-    config = _compose(overrides, config_name, config_path)
+    config = compose(list(overrides), config_name, config_path)
     for file in data:
         _check_data(file, ("data_source", config.data.prompt_key, "reward_model"))
     threshold = float(OmegaConf.select(config, "paced.pass_rate.threshold", default=0.5))
@@ -226,18 +226,6 @@ def _launch(arguments: list[str], folder: Path) -> Path:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
         raise EvaluationError(f"verl ended with code {code} and {'a' if dump.exists() else 'no'} dump; {log}:\n{tail}")
     return dump
-
-
-def _compose(overrides: Sequence[str], config_name: str, config_path: Path | None) -> DictConfig:
-    import verl  # noqa: F401  (with verl come the plugins)
-
-    where = (
-        hydra.initialize_config_dir(str(config_path.resolve()), version_base=None)
-        if config_path
-        else hydra.initialize_config_module("verl.trainer.config", version_base=None)
-    )
-    with where:
-        return hydra.compose(config_name, list(overrides))
 
 
 def _check_data(file: Path, columns: Sequence[str]) -> None:

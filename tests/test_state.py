@@ -1,0 +1,72 @@
+"""What a checkpoint keeps on the driver comes back as it was, and nothing of another data set does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from paced_verl.config import PacedConfig
+from paced_verl.kernel import fit_exponents, fit_prior
+from paced_verl.state import PacedState
+from paced_verl.targets import Target
+
+SIZE = 8
+SUCCESSES, SAMPLES = np.array([0, 1, 2, 3, 5, 6, 7, 8]), np.full(SIZE, 8)
+
+
+def config(**block: Any) -> PacedConfig:
+    stages = [{"until": 1.0, "divergence": "forward_kl", "responses": "teacher"}]
+    return PacedConfig.parse({"schedule": stages} | block)
+
+
+def state(fingerprint: str = "mine", **block: Any) -> PacedState:
+    return PacedState.begin(config(**block), prompts=SIZE, epoch_size=SIZE, fingerprint=fingerprint)
+
+
+def estimated(state: PacedState, step: int) -> PacedState:
+    table = state.new_table()
+    table.observe(np.arange(SIZE), SUCCESSES, SAMPLES, step)
+    state.use_table(table, step)
+    return state
+
+
+def test_a_saved_state_goes_on(tmp_path: Path) -> None:
+    first = estimated(state(), step=5)
+    first.targets.add(3, Target((1, 2), "4"))
+    first.save(tmp_path)
+    second = state()
+    second.load(tmp_path)
+    assert second.last_refresh == 5
+    assert second.targets[3] == Target((1, 2), "4")
+    np.testing.assert_array_equal(second.table.rates(), first.table.rates())
+    np.testing.assert_array_equal(second.sampler.weights(), first.sampler.weights())
+
+
+def test_a_table_of_other_prompts_is_refused_wherever_it_comes_from(tmp_path: Path) -> None:
+    estimated(state(), step=1).save(tmp_path)
+    file = str(tmp_path / "pass_rates.parquet")
+    message = "expected pass rates of data set other, found those of mine"
+    with pytest.raises(ValueError, match=message):
+        state("other").load(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        state("other", pass_rate={"file": file})
+    np.testing.assert_array_equal(state("mine", pass_rate={"file": file}).table.successes, SUCCESSES)
+
+
+def test_what_is_left_to_the_data_is_fitted_to_each_estimate() -> None:
+    fitted = estimated(state(weight={"fit": "moments", "estimate": "posterior"}), step=1).sampler.kernel
+    assert (fitted.alpha, fitted.beta) == fit_exponents(SUCCESSES, SAMPLES)
+    assert fitted.prior == fit_prior(SUCCESSES, SAMPLES)
+
+
+def test_exponents_that_cannot_be_fitted_later_stay_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    run = estimated(state(weight={"fit": "moments", "estimate": "posterior"}), step=1)
+    before = run.sampler.kernel
+    same = run.new_table()
+    same.observe(np.arange(SIZE), SAMPLES, SAMPLES, step=9)
+    run.use_table(same, step=9)
+    assert (run.sampler.kernel.alpha, run.sampler.kernel.beta) == (before.alpha, before.beta)
+    assert "keeping" in capsys.readouterr().out
