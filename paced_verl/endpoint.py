@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from paced_verl.config import ConfigError, TargetsConfig
 from paced_verl.context import TeacherContext
+from paced_verl.waiting import Waiting
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
     from openai.types.chat import ChatCompletion
-
-    from paced_verl.generate import Waiting
 
 
 class Endpoint:

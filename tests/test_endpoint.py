@@ -19,8 +19,8 @@ from transformers import PreTrainedTokenizerFast
 from paced_verl.config import ConfigError, PacedConfig
 from paced_verl.context import TeacherContext
 from paced_verl.endpoint import Endpoint
-from paced_verl.generate import Waiting
 from paced_verl.targets import TargetStore
+from paced_verl.waiting import Waiting
 
 WORDS = ["problem", "is", *map(str, range(20))]
 RESPONSE_LENGTH = 8

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
-from paced_verl import generate
+from paced_verl import generate, waiting
 from paced_verl.config import ConfigError
 from paced_verl.generate import generate_targets
 from paced_verl.launch import compose
@@ -156,8 +156,8 @@ def test_an_interrupted_command_asks_for_the_rest(
         settings = [f"paced.targets.file={file}", *endpoint(server)]
         with monkeypatch.context() as patch:
             if how == "SIGKILL":  # nothing of ours runs any more, so only what take() saved is there
-                patch.setattr(generate, "SAVE_SECONDS", 0.0)
-                patch.setattr(generate.Waiting, "__exit__", lambda self, *_: None)
+                patch.setattr(waiting, "SAVE_SECONDS", 0.0)
+                patch.setattr(waiting.Waiting, "__exit__", lambda self, *_: None)
             with pytest.raises(KeyboardInterrupt if how == "Ctrl-C" else ConnectionError):
                 targets(folder, *settings)
         first.load(file)
