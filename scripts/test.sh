@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the environment if needed and runs everything: lint, types, the fast suite, then verl for real.
-#   scripts/test.sh            all of it (half an hour on 2 cores)
+#   scripts/test.sh            all of it (about three quarters of an hour on 2 cores)
 #   scripts/test.sh fast       lint, types and the fast suite (about 3 minutes)
 #   scripts/test.sh e2e        only the runs of verl's real trainer
 set -euo pipefail
@@ -21,6 +21,7 @@ if [ "$what" != e2e ]; then
 fi
 if [ "$what" != fast ]; then
   rm -f outputs/e2e/launches.jsonl
-  "$python" -m pytest -m e2e --durations=0
+  # Two at a time: a start-up keeps one core busy and waits for the other. About 10 GB of memory each.
+  "$python" -m pytest -m e2e -n 2 --dist worksteal --durations=0
   "$python" scripts/support.py --check
 fi
