@@ -15,6 +15,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.e2e)
+    items.sort(key=lambda item: "test_resume" not in item.nodeid)  # the longest first: two workers end together
 
 
 @pytest.fixture(scope="session")
