@@ -145,10 +145,7 @@ class PassRateSampler:
     def state_dict(self) -> dict[str, Any]:
         """Everything but the table: a few numbers, whatever N."""
         return {
-            "size": self.size,
-            "seed": self.seed,
-            "power": self.power,
-            "kernel": asdict(self.kernel),
+            **self._settings(),
             "epoch": self._epoch,
             "position": self._position,
             "yielded": self._yielded,
@@ -156,29 +153,34 @@ class PassRateSampler:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state; the table must hold the counts of that moment.
+        """Go on from a state; the table must hold the counts of that moment, the kernel what was fitted by then.
 
-        The kernel's numbers come from the state, as a run may have fitted them. Raises ValueError if the state is
-        incomplete, or of another number of prompts, seed, power, or kind of kernel.
+        Raises ValueError if the state is incomplete, or of a sampler with any other setting.
         """
         if missing := self.state_dict().keys() - state.keys():
             raise ValueError(f"sampler: the saved state lacks {', '.join(sorted(missing))}; is it of another sampler?")
-        kernel = Kernel(**{**state["kernel"], "prior": tuple(state["kernel"]["prior"])})
-        for what, saved, here in (
-            ("number of prompts", state["size"], self.size),
-            ("seed", state["seed"], self.seed),
-            ("power", state["power"], self.power),
-            ("kernel", kernel.name, self.kernel.name),
-            ("estimate", kernel.estimate, self.kernel.estimate),
-        ):
-            if saved != here:
-                raise ValueError(
-                    f"sampler: the saved state has {what} {saved}, this run {here}; "
-                    "resume with the settings the run started with, or start a new run"
-                )
+        different = [
+            f"{name} is {state[name]}, here {value}" for name, value in self._settings().items() if state[name] != value
+        ]
+        if different:
+            raise ValueError(
+                f"sampler: in the saved state {'; '.join(different)}: resume with the settings the run started with, "
+                "or start a new run"
+            )
         self._epoch, self._position, self._yielded = state["epoch"], state["position"], state["yielded"]
         self._rng.bit_generator.state = state["rng"]
-        self.refresh(kernel)
+
+    def _settings(self) -> dict[str, Any]:
+        """What a restored sampler must share with the saved one, kernel included, as JSON would give it back."""
+        return {
+            "size": self.size,
+            "epoch_size": self._epoch_size,
+            "seed": self.seed,
+            "power": self.power,
+            "explore": self.explore,
+            "skip_zero_weight": self.skip_zero_weight,
+            "kernel": {**asdict(self.kernel), "prior": list(self.kernel.prior)},
+        }
 
     def metrics(self, step: int) -> dict[str, float]:
         """Numbers for the log: raw mean and largest w̃, share of zero weights, effective sample share (Σw)²/(N Σw²),

@@ -47,6 +47,11 @@ class Stage:
         start, end = self.coef
         return start + (end - start) * self._progress(step)
 
+    @property
+    def ramps(self) -> bool:
+        """Whether anything moves over the stage, so that another end of it would change the steps before."""
+        return self.towards is not None or self.coef[0] != self.coef[1]
+
     def _progress(self, step: int) -> float:
         """0 at the first step, 1 at the last, and within [0, 1] for a row that is trained in another stage."""
         return min(1.0, max(0.0, (step - self.first) / max(self.last - self.first, 1)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 from paced_verl import kernel as kernels
 from paced_verl.config import PacedConfig
@@ -14,7 +15,7 @@ from paced_verl.targets import TargetStore
 
 
 class PacedState:
-    """The state of a run on the driver.
+    """The state of a run on the driver, at first what the files that its configuration names say.
 
     Args:
         paced: The parsed ``paced`` block.
@@ -41,18 +42,10 @@ class PacedState:
             seed=paced.sampler.seed,
             epoch_size=epoch_size,
         )
-
-    @classmethod
-    def begin(
-        cls, paced: PacedConfig, prompts: int, epoch_size: int, task_rewards: bool = False, fingerprint: str = ""
-    ) -> PacedState:
-        """The state a run starts from, with the files that its configuration names."""
-        state = cls(paced, prompts, epoch_size, task_rewards, fingerprint)
         if paced.pass_rate.file is not None:
-            state.use_table(state._load_table(paced.pass_rate.file), step=1)
+            self.use_table(self._load_table(paced.pass_rate.file), step=1)
         if paced.targets.file is not None and Path(paced.targets.file).exists():
-            state.targets.load(paced.targets.file)
-        return state
+            self.targets.load(paced.targets.file)
 
     def new_table(self) -> PassRateTable:
         """An empty table."""
@@ -77,12 +70,21 @@ class PacedState:
         self.table, self.last_refresh = table, step
         self.sampler.refresh(kernel, table)
 
+    @property
+    def fitted(self) -> dict[str, Any]:
+        """The kernel's numbers that were taken from the data, not from the configuration."""
+        weight, kernel = self.paced.weight, self.sampler.kernel
+        fitted: dict[str, Any] = {"alpha": kernel.alpha, "beta": kernel.beta} if weight.fit is not None else {}
+        if weight.estimate == "posterior" and weight.prior is None:
+            fitted["prior"] = kernel.prior
+        return fitted
+
     def save(self, folder: Path) -> None:
-        """Write all but the sampler's position and fitted kernel, which are its dataloader's state in verl's files."""
+        """Write all but the sampler's position, which is its dataloader's state in verl's files."""
         folder.mkdir(parents=True, exist_ok=True)
         self.table.save(folder / "pass_rates.parquet")
         self.targets.save(folder / "targets.parquet")
-        (folder / "state.json").write_text(json.dumps({"last_refresh": self.last_refresh}))
+        (folder / "state.json").write_text(json.dumps({"last_refresh": self.last_refresh, "fitted": self.fitted}))
 
     def load(self, folder: Path) -> None:
         """Read what :meth:`save` wrote.
@@ -90,7 +92,10 @@ class PacedState:
         Raises:
             ValueError: It belongs to another data set.
         """
-        self.last_refresh = json.loads((folder / "state.json").read_text())["last_refresh"]
+        state = json.loads((folder / "state.json").read_text())
+        self.last_refresh, fitted = state["last_refresh"], state["fitted"]
+        if "prior" in fitted:
+            fitted["prior"] = tuple(fitted["prior"])
         self.table = self._load_table(folder / "pass_rates.parquet")
         self.targets.load(folder / "targets.parquet")
-        self.sampler.refresh(table=self.table)
+        self.sampler.refresh(dataclasses.replace(self.sampler.kernel, **fitted), self.table)

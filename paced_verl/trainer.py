@@ -31,8 +31,9 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.dataset.rl_dataset import collate_fn
 from verl.utils.debug import marked_timer
 
-from paced_verl import fields
+from paced_verl import fields, resume
 from paced_verl.checks import check, check_length, teacher_paths
+from paced_verl.config import ConfigError
 from paced_verl.estimate import correct_of_row, estimate_pass_rates
 from paced_verl.health import EngineWatch
 from paced_verl.instructions import row_instructions
@@ -91,7 +92,10 @@ class PacedTrainer:
         self.schedule = self.paced.build_schedule(self.total_training_steps)
         self.prompts = NumberedPrompts(self.train_dataset)
         check_length(self.steps_per_epoch * self.config.trainer.total_epochs, self.total_training_steps)
-        self.state = PacedState.begin(
+        if changed := list(resume.problems(self.config, self.paced, self.schedule)):
+            raise ConfigError("\n".join(changed))
+        self._settings = resume.settings_of(self.config, self.paced, self.schedule)
+        self.state = PacedState(
             self.paced,
             prompts=len(self.prompts),
             epoch_size=len(self.prompts) // self._gen_batch_size * self._gen_batch_size,  # no batch is cut short
@@ -198,8 +202,8 @@ class PacedTrainer:
             self._estimate(self.global_steps + 1)
 
     def _enter(self, stage: Stage) -> None:
-        if any(other.lr_factor != 1.0 for other in self.schedule.stages):
-            self.actor_rollout_wg.set_lr_factor(stage.lr_factor)
+        # Also where it is 1: verl restores the learning rate of a checkpoint, whatever actor.optim.lr says now.
+        self.actor_rollout_wg.set_lr_factor(stage.lr_factor)
         n = self._responses_per_prompt(stage)
         rows = self.config.data.train_batch_size * n
         print(f"[paced] {stage}; {n} response(s) per prompt, {rows} rows per step", flush=True)
@@ -416,11 +420,13 @@ class PacedTrainer:
     def _save_checkpoint(self) -> None:
         folder = self._paced_folder()
         self.state.save(folder)
+        resume.save(self._settings, folder)
         if self.paced.teacher.update != "frozen":
             self.actor_rollout_wg.save_teacher(str(folder / "teacher"))
         super()._save_checkpoint()  # last: it writes the file that makes a checkpoint the latest one
 
     def _load_checkpoint(self) -> None:
+        resume.repair_tracker(Path(self.config.trainer.default_local_dir))
         super()._load_checkpoint()
         if self.global_steps == 0:
             return

@@ -23,7 +23,7 @@ def config(**block: Any) -> PacedConfig:
 
 
 def state(fingerprint: str = "mine", **block: Any) -> PacedState:
-    return PacedState.begin(config(**block), prompts=SIZE, epoch_size=SIZE, fingerprint=fingerprint)
+    return PacedState(config(**block), prompts=SIZE, epoch_size=SIZE, fingerprint=fingerprint)
 
 
 def estimated(state: PacedState, step: int) -> PacedState:
@@ -70,3 +70,15 @@ def test_exponents_that_cannot_be_fitted_later_stay_as_they_are(capsys: pytest.C
     run.use_table(same, step=9)
     assert (run.sampler.kernel.alpha, run.sampler.kernel.beta) == (before.alpha, before.beta)
     assert "keeping" in capsys.readouterr().out
+
+
+def test_what_was_fitted_is_restored_and_nothing_else(tmp_path: Path) -> None:
+    estimated(state(weight={"fit": "moments", "estimate": "posterior"}), step=1).save(tmp_path)
+    restored = state(weight={"fit": "moments", "estimate": "posterior", "beta": 3.0})
+    restored.load(tmp_path)
+    assert (restored.sampler.kernel.alpha, restored.sampler.kernel.beta) == fit_exponents(SUCCESSES, SAMPLES)
+    assert restored.sampler.kernel.prior == fit_prior(SUCCESSES, SAMPLES)
+    estimated(state(), step=1).save(tmp_path)
+    as_written = state(weight={"alpha": 2.0, "beta": 3.0})
+    as_written.load(tmp_path)
+    assert (as_written.sampler.kernel.alpha, as_written.sampler.kernel.beta) == (2.0, 3.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from omegaconf import DictConfig, OmegaConf
 
+from paced_verl import resume
 from paced_verl.checks.data import number_of_prompts, stored_files, training_data
 from paced_verl.checks.environment import VERL_VERSION, plugin_problems, version_problems
 from paced_verl.checks.models import models
@@ -44,6 +45,7 @@ def check(config: DictConfig) -> PacedConfig:
         *conflicts(config, paced),
         *teacher_problems(config, paced),
         *stored_files(config, paced),
+        *resume.problems(config, paced),
     ]
     # Each step reads what the one before has found to be there.
     for step in (training_data, models):
