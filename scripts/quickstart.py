@@ -28,6 +28,7 @@ from paced_verl.report.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = 4  # of each held-out problem in verl's validation
+PROMPTS = {"full": 256, "test": 48}  # that a run draws from; the file has more
 UNIFORM = ("paced.weight.kernel=uniform", "paced.pass_rate.refresh=never")
 console = Console(highlight=False)
 
@@ -74,7 +75,7 @@ def command(overrides: tuple[str, ...], folder: Path, models: Path, args: argpar
         f"data.train_files={models}/data/train.parquet",
         f"data.val_files={models}/data/test.parquet",
         "data.train_batch_size=32",
-        "data.train_max_samples=256",
+        f"data.train_max_samples={PROMPTS[args.preset]}",
         "data.max_prompt_length=32",
         "data.max_response_length=16",
         f"actor_rollout_ref.model.path={models}/student",
@@ -92,7 +93,7 @@ def command(overrides: tuple[str, ...], folder: Path, models: Path, args: argpar
         f"trainer.total_training_steps={args.steps}",
         f"trainer.test_freq={max(1, args.steps // 4)}",
         f"trainer.save_freq={max(1, args.steps // 4)}",
-        "trainer.max_actor_ckpt_to_keep=1",
+        "trainer.max_actor_ckpt_to_keep=2",
         "trainer.logger=[console,file]",
         "trainer.project_name=paced-quickstart",
         f"trainer.experiment_name={folder.name}",

@@ -13,6 +13,7 @@ plain problems, and it stops early at these.
 
 import argparse
 import json
+import shutil
 import time
 from dataclasses import dataclass, replace
 from itertools import cycle, islice, takewhile
@@ -278,11 +279,7 @@ def build(out: Path, preset: Preset, seed: int, fresh: bool) -> None:
     """Write the data and the models that are not yet under ``out``."""
     if fresh or not (out / "data" / "test.parquet").exists():
         prepare(preset.families, preset.train, preset.test, seed, out / "data")
-    missing = {
-        name: learner
-        for name, learner in preset.learners.items()
-        if fresh or not (out / name / "model.safetensors").exists()
-    }
+    missing = {name: learner for name, learner in preset.learners.items() if fresh or not (out / name).exists()}
     if not missing:
         return
     tokenizer = make_tokenizer(preset.families, TeacherContext(preset.context))
@@ -295,8 +292,11 @@ def build(out: Path, preset: Preset, seed: int, fresh: bool) -> None:
         torch.manual_seed(seed)
         model = make_model(tokenizer, learner)
         train(model, examples, learner, preset.plain_every)
-        model.save_pretrained(out / name)
-        tokenizer.save_pretrained(out / name)
+        unfinished = out / f".{name}"  # a model that is there is whole, however this ends
+        model.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
+        shutil.rmtree(out / name, ignore_errors=True)
+        unfinished.rename(out / name)
 
 
 def main() -> None:

@@ -25,10 +25,14 @@ class Run:
 
     @classmethod
     def load(cls, metrics: Iterable[Path], checkpoints: Path) -> Run:
-        """Read ``metrics`` (JSON lines, in order) and the tables in ``checkpoints``, verl's ``default_local_dir``."""
+        """Read ``metrics`` (JSON lines, in order) and the tables in ``checkpoints``, verl's ``default_local_dir``.
+
+        A last line without its end is what a kill has left of it: the step is not counted.
+        """
         steps: dict[int, dict[str, float]] = {}
         for file in metrics:
-            for line in file.read_text().splitlines():
+            *lines, _ = file.read_text().split("\n")
+            for line in lines:
                 entry = json.loads(line)
                 steps.setdefault(entry["step"], {}).update(entry["data"])
         tables = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pyarrow.parquet as pq
@@ -89,31 +91,36 @@ class Workplace:
         code = process.wait()
         watchdog.cancel()
         kill_all()
-        if code == 0:
+        if code == 0 and "PYTEST_CURRENT_TEST" in os.environ:
             record(group, [*self.overrides(steps, machine), *overrides])
         return Launched(code, "".join(lines), time.monotonic() - started)
 
-    def launch_and_kill(self, after_step: int, *overrides: str) -> Launched:
+    def launch_and_kill(self, after_step: int, *overrides: str, **settings: Any) -> Launched:
         """The same, but SIGKILL every process as soon as a step is done: checkpoint written, metrics logged."""
+        return self.launch_until(lambda: self.is_done(after_step), *overrides, **settings)
+
+    def launch_until(self, moment: Callable[[], bool], *overrides: str, **settings: Any) -> Launched:
+        """The same, but SIGKILL every process as soon as ``moment`` has come."""
         killed, ended = threading.Event(), threading.Event()
 
         def watch() -> None:
             while not ended.wait(0.02):
-                if self._is_done(after_step):
+                if moment():
                     killed.set()
                     kill_all()
                     return
 
         watcher = threading.Thread(target=watch)
         watcher.start()
-        launched = self.launch(*overrides)
+        launched = self.launch(*overrides, **settings)
         ended.set()
         watcher.join()
         assert killed.is_set(), launched.tail()
         assert launched.code != 0
         return launched
 
-    def _is_done(self, step: int) -> bool:
+    def is_done(self, step: int) -> bool:
+        """Whether a step has left all that it leaves."""
         # The log on the terminal comes a second late, which is a whole step on a fast machine; these files do not.
         rollouts = self.folder / "rollouts" / f"{step}.jsonl"
         logged = any(f'"step":{step},' in file.read_text() for file in self.folder.glob("metrics-*.jsonl"))
@@ -150,18 +157,26 @@ class Workplace:
         """All launches' metrics and tables."""
         return Run.load(sorted(self.folder.glob("metrics-*.jsonl")), self.checkpoints)
 
+    def row_of(self, prompt: str) -> int:
+        """The row of the training file that a prompt, as verl logs it, is made of."""
+        matching = [row for row, question in enumerate(self._questions) if prompt.endswith(question)]
+        assert len(matching) == 1, prompt
+        return matching[0]
+
+    @functools.cached_property
+    def _questions(self) -> list[str]:
+        rows = pq.read_table(self.models / "data" / "train.parquet").to_pylist()
+        return [row["prompt"][-1]["content"] for row in rows]
+
     def prompts_trained(self, step: int) -> list[int]:
-        """Positions in the training set of a step's prompts, once each, sorted."""
-        questions = [
-            row["prompt"][-1]["content"] for row in pq.read_table(self.models / "data" / "train.parquet").to_pylist()
-        ]
-        trained = set()
-        for line in (self.folder / "rollouts" / f"{step}.jsonl").read_text().splitlines():
-            text = json.loads(line)["input"]
-            matching = [i for i, question in enumerate(questions) if text.endswith(question)]
-            assert len(matching) == 1, text
-            trained.add(matching[0])
-        return sorted(trained)
+        """Rows of the training file that a step's prompts are, once each, sorted."""
+        return sorted({row for row, _ in self.rollouts(step)})
+
+    def rollouts(self, step: int) -> list[tuple[int, float]]:
+        """Row of the training file and score of each response that a step has trained."""
+        lines = (self.folder / "rollouts" / f"{step}.jsonl").read_text().splitlines()
+        entries = [json.loads(line) for line in lines]
+        return [(self.row_of(entry["input"]), float(entry["score"])) for entry in entries]
 
     def last_checkpoint(self) -> int:
         return int((self.checkpoints / "latest_checkpointed_iteration.txt").read_text())
