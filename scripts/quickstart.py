@@ -8,11 +8,13 @@ Run by scripts/quickstart.sh, which makes the environment first. Everything land
 from __future__ import annotations
 
 import argparse
+import ctypes
 import importlib.metadata
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -26,6 +28,7 @@ from rich.table import Table
 from paced_verl.report.picture import draw
 from paced_verl.report.run import Run
 
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = 4  # of each held-out problem in verl's validation
 PROMPTS = {"full": 256, "test": 48}  # that a run draws from; the file has more
@@ -126,6 +129,7 @@ def launch(overrides: tuple[str, ...], folder: Path, models: Path, args: argpars
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             errors="replace",
+            preexec_fn=end_with_parent,
         )
         assert process.stdout is not None
         shown = ""
@@ -141,6 +145,11 @@ def launch(overrides: tuple[str, ...], folder: Path, models: Path, args: argpars
     seconds = time.time() - started
     done.write_text(json.dumps(seconds))
     return seconds
+
+
+def end_with_parent() -> None:
+    """Have Linux end this process with the one that starts it: whatever resumes a run must be alone with it."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def show_progress(line: str, started: float, shown: str) -> str:
@@ -228,7 +237,7 @@ def main() -> None:
     console.print("[bold]Task and models[/]")
     begun = time.time()
     make = [sys.executable, str(ROOT / "scripts" / "tiny_models.py"), "--recipe", args.recipe, "--preset", args.preset]
-    subprocess.run([*make, "--out", str(models), "--measure"], check=True)
+    subprocess.run([*make, "--out", str(models), "--measure"], check=True, preexec_fn=end_with_parent)
     teacher = {"model": recipe.teacher, "accuracy": json.loads((models / "accuracy.json").read_text())["teacher"]}
     seconds["task and models"] = time.time() - begun
 
