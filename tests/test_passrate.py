@@ -108,7 +108,7 @@ def test_save_and_load_round_trip(calls, decay):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rates.parquet"
         table.save(path)
-        loaded = PassRateTable.load(path, expected_size=SIZE, fingerprint="data")
+        loaded = PassRateTable.load(path, expected_size=SIZE, fingerprint="data", decay=decay)
         assert [file.name for file in Path(folder).iterdir()] == ["rates.parquet"]
     for name in ("successes", "samples", "last_seen"):
         stored, original = getattr(loaded, name), getattr(table, name)

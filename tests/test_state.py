@@ -70,3 +70,10 @@ def test_exponents_that_cannot_be_fitted_later_stay_as_they_are(capsys: pytest.C
     run.use_table(same, step=9)
     assert (run.sampler.kernel.alpha, run.sampler.kernel.beta) == (before.alpha, before.beta)
     assert "keeping" in capsys.readouterr().out
+
+
+def test_a_table_from_a_file_forgets_as_this_run_says(tmp_path: Path) -> None:
+    estimated(state(pass_rate={"decay": 1.0}), step=1).save(tmp_path)
+    run = state(pass_rate={"decay": 0.5, "file": str(tmp_path / "pass_rates.parquet")})
+    run.table.observe([2], [4], [4], step=2)
+    assert (run.table.successes[2], run.table.samples[2]) == (2 / 2 + 4, 8 / 2 + 4)
