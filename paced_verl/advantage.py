@@ -34,13 +34,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from omegaconf import DictConfig, OmegaConf
-from pydantic import ValidationError, model_validator
+from pydantic import StrictBool, ValidationError, model_validator
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage, register_adv_est
 
 from paced_verl.config import ConfigError, Fraction, NonNegative, Positive, _Block, _explain
 from paced_verl.divergence.functions import LOG_ZERO
 from paced_verl.kernel import FloatArray, Kernel, weights_by_successes
+from paced_verl.names import TRAINER_MODES
 from paced_verl.passrate import is_correct
+from paced_verl.verdicts import Replacement, Verdict, replace
 
 NAME = "paced"
 
@@ -61,6 +63,8 @@ class AdvantageConfig(_Block):
     """A response is correct from this score on: the sum of its token rewards (verl hands an estimator no ``acc``)."""
     mean_weight: Positive | None = None
     """What w is divided by; null: see :func:`paced_verl.kernel.weights_by_successes`."""
+    strict: StrictBool = False
+    """Refuse settings that would be replaced, instead of saying so."""
     task_coef: NonNegative = 0.0
     """Factor of GRPO's advantage (verl's, under ``algorithm.norm_adv_by_std_in_grpo``). Not multiplied by w̃."""
 
@@ -81,7 +85,10 @@ class AdvantageConfig(_Block):
         Raises:
             ConfigError: With one line a problem.
         """
-        block = OmegaConf.to_container(algorithm.get("paced") or OmegaConf.create(), resolve=True)
+        block = algorithm.get("paced", OmegaConf.create())
+        block = OmegaConf.to_container(block, resolve=True) if OmegaConf.is_config(block) else block
+        if not isinstance(block, dict):
+            raise ConfigError(f"algorithm.paced={block}: expected a block of settings, as +paced=advantage sets it.")
         try:
             return cls.model_validate(block)
         except ValidationError as error:
@@ -237,41 +244,66 @@ def _reward_problems(algorithm: DictConfig) -> Iterator[str]:
         )
 
 
-def check(config: DictConfig) -> AdvantageConfig:
-    """Check a composed verl configuration that runs this estimator.
+def settle(config: DictConfig) -> list[Verdict]:
+    """Bring a composed configuration to what this estimator needs, in place; see :mod:`paced_verl.verdicts`."""
+    return list(replace(config, _replacements(config)))
+
+
+def _replacements(config: DictConfig) -> Iterator[Replacement]:
+    yield "trainer.use_v1", True, "verl's deprecated trainer is not tested with it"
+    mode = config.trainer.v1.trainer_mode
+    if mode in TRAINER_MODES:
+        yield "trainer.v1.trainer_mode", mode.removeprefix("paced_"), "the advantage is for verl's own trainers"
+    if config.algorithm.adv_estimator != NAME:
+        yield "algorithm.adv_estimator", NAME, "the block algorithm.paced is this estimator's"
+    if not config.actor_rollout_ref.actor.use_kl_loss:
+        why = "verl only starts a reference worker, the teacher here, for a KL; the KL itself is in the advantage"
+        yield "actor_rollout_ref.actor.use_kl_loss", True, why
+        yield "actor_rollout_ref.actor.kl_loss_coef", 0.0, why
+    why = "pass rates are counted from the rewards, and the KL is in the advantage"
+    yield "algorithm.use_kl_in_reward", False, why
+    yield "distillation.enabled", False, "verl's distillation loss would take the place of the policy loss"
+    if config.critic.enable is not None:
+        yield "critic.enable", False, "no critic reads this advantage"
+    yield "trainer.critic_warmup", 0, "there is no critic, and the student would not train meanwhile"
+
+
+def check(config: DictConfig, files: bool = True) -> tuple[AdvantageConfig, list[Verdict]]:
+    """Settle a composed verl configuration that runs this estimator in place, and check it.
+
+    Args:
+        config: verl's whole configuration, with a block ``algorithm.paced``.
+        files: Look at data and models, too.
 
     Returns:
-        The parsed ``algorithm.paced``.
+        The parsed block, and which settings do not run as written.
 
     Raises:
         ConfigError: One problem a line.
     """
-    from paced_verl.checks import version_problems
+    from paced_verl.checks import refuse, refuse_strictly, verl, version_problems
     from paced_verl.reference_path import problems_of_teacher
 
     settings = AdvantageConfig.of(config.algorithm)
-    problems = [*version_problems(), *_wiring(config, settings)] or list(
-        problems_of_teacher(config, settings.task_coef)
-    )
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return settings
+    refuse([*version_problems(), *_strays(config)])
+    refuse(verl.engines(config))
+    refuse([*verl.numbers(config), *verl.names(config)])
+    verdicts = settle(config)
+    refuse_strictly(settings.strict, verdicts)
+    mode = config.trainer.v1.trainer_mode
+    refuse([*_group(config, settings), *verl.shapes(config, mode), *verl.lengths(config)])
+    refuse(verl.verls_own(config))
+    refuse(problems_of_teacher(config, settings.task_coef, files))
+    return settings, verdicts
 
 
-def _wiring(config: DictConfig, settings: AdvantageConfig) -> Iterator[str]:
-    yield from _reward_problems(config.algorithm)
-    if config.algorithm.adv_estimator != NAME:
-        yield (
-            f"algorithm.adv_estimator={config.algorithm.adv_estimator}: the block algorithm.paced would be ignored. "
-            "+paced=advantage sets it to paced; take the key off your command line."
-        )
-    if not config.actor_rollout_ref.actor.use_kl_loss:
-        yield _NO_TEACHER
-    if config.distillation.enabled:
-        yield (
-            "distillation.enabled=True: verl's distillation loss would take the place of the policy loss, which reads "
-            "the advantage. Set it to False, or use +paced=reverse_kl for a distillation loss."
-        )
+def _strays(config: DictConfig) -> Iterator[str]:
+    if "paced" in config:
+        keys = ", ".join(f"paced.{key}" for key in config.paced)
+        yield f"{keys}: +paced=advantage does not read them; its settings are under algorithm.paced."
+
+
+def _group(config: DictConfig, settings: AdvantageConfig) -> Iterator[str]:
     n = config.actor_rollout_ref.rollout.n
     if n < 2:
         yield (
@@ -285,7 +317,7 @@ def _wiring(config: DictConfig, settings: AdvantageConfig) -> Iterator[str]:
         )
 
 
-def describe(config: DictConfig, settings: AdvantageConfig) -> str:
+def describe(config: DictConfig, settings: AdvantageConfig, verdicts: Sequence[Verdict] = ()) -> str:
     """What will run, in words."""
     n, actor = config.actor_rollout_ref.rollout.n, config.actor_rollout_ref.actor
     weights = ", ".join(f"{w:.2f}" for w in weights_by_successes(settings.to_kernel(), n - 1, settings.mean_weight))
@@ -300,4 +332,5 @@ def describe(config: DictConfig, settings: AdvantageConfig) -> str:
         lines.append(f"  task rewards: + {settings.task_coef:g} × GRPO's advantage")
     if actor.kl_loss_coef:
         lines.append(f"  KL loss: verl's own, × {actor.kl_loss_coef:g} (actor.kl_loss_coef), on top of the advantage")
+    lines += (f"  {verdict}" for verdict in verdicts)
     return "\n".join(lines)

@@ -17,6 +17,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    StrictBool,
     StrictFloat,
     StrictInt,
     Tag,
@@ -220,6 +221,9 @@ class TeacherConfig(_Block):
     """``server``: verl's vLLM teacher pool (``distillation.teacher_models``). ``reference``: a forward-only engine in
     the trainer's own workers, with verl's reference-worker settings (``actor_rollout_ref.ref``); no pool, no vLLM.
     ``student``: the student's own rollout servers, that is its current weights."""
+    model: Literal["student"] | None = None
+    """Which model: null for ``distillation.teacher_models`` (with backend: reference and none named there, the
+    student's initial weights); ``student`` for these, whatever a command line names there."""
     context: str | dict[str, str] = "none"
     """``none``, ``solution``, ``answer``, ``rollout``, or the path of a Jinja template (see paced_verl/contexts). With
     several teachers, one for each: ``{teacher key: context}``."""
@@ -254,6 +258,8 @@ class TeacherConfig(_Block):
             raise ValueError("ema_decay goes with update: ema, and update: ema needs ema_decay (such as 0.99)")
         if (self.update == "every") != (self.every_steps is not None):
             raise ValueError("every_steps goes with update: every, and update: every needs every_steps")
+        if self.model == "student" and self.backend != "reference":
+            raise ValueError(f"model: student is for backend: reference, not {self.backend}")
         if self.update != "frozen" and self.backend != "reference":
             why = "its weights are always the student's" if self.backend == "student" else "its servers load them once"
             raise ValueError(f"update: {self.update} is for backend: reference, not {self.backend} ({why})")
@@ -349,6 +355,8 @@ class TargetsConfig(_Block):
 class PacedConfig(_Block):
     """The whole ``paced:`` block."""
 
+    strict: StrictBool = False
+    """Refuse settings that would be replaced or ignored."""
     weight: WeightConfig = WeightConfig()
     pass_rate: PassRateConfig = PassRateConfig()
     sampler: SamplerConfig = SamplerConfig()

@@ -363,6 +363,7 @@ def composed(folder: Path) -> DictConfig:
             "ppo_trainer",
             [
                 "+paced=advantage",
+                "+machine=cpu",
                 f"actor_rollout_ref.model.path={folder}/student",
                 f"actor_rollout_ref.ref.teacher_path={folder}/teacher",
                 "actor_rollout_ref.rollout.n=4",
@@ -374,15 +375,15 @@ def changed(config: DictConfig, settings: dict[str, Any]) -> DictConfig:
     config = config.copy()
     with open_dict(config):
         for key, value in settings.items():
-            OmegaConf.update(config, key, value)
+            OmegaConf.update(config, key, value, merge=False, force_add=True)
     return config
 
 
 def test_the_group_is_right_as_it_is_and_says_what_will_run(
     composed: DictConfig, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert check(composed) == AdvantageConfig()
-    PacedCallback().on_job_start(changed(composed, {"algorithm.paced.task_coef": 0.5}))
+    assert check(composed) == (AdvantageConfig(), [])
+    PacedCallback().on_run_start(changed(composed, {"algorithm.paced.task_coef": 0.5}))
     said = capsys.readouterr().out
     assert f"{folder}/teacher" in said
     assert "w̃ where 0 … 3 of the others are correct: 0.00, 2.00, 2.00, 0.00" in said
@@ -397,11 +398,13 @@ def test_the_group_is_right_as_it_is_and_says_what_will_run(
         ({"algorithm.paced.mean_weight": 0}, ["algorithm.paced.mean_weight=0", "greater than 0"]),
         ({"algorithm.paced.prior": [2, 2]}, ["algorithm.paced", "prior", "estimate: posterior"]),
         ({"algorithm.paced.kernel": "betta"}, ["betta", "did you mean 'beta'"]),
-        ({"algorithm.adv_estimator": "grpo"}, ["algorithm.adv_estimator=grpo", "ignored"]),
-        ({"algorithm.use_kl_in_reward": True}, ["algorithm.use_kl_in_reward=True"]),
+        ({"algorithm.paced": None}, ["algorithm.paced=None", "a block of settings"]),
+        ({"algorithm.paced": 3}, ["algorithm.paced=3", "a block of settings"]),
+        ({"paced.weight.alpha": 2}, ["paced.weight", "does not read them", "algorithm.paced"]),
+        ({"actor_rollout_ref.rollout.name": "sglang"}, ["rollout.name=sglang", "vLLM"]),
         (
-            {"actor_rollout_ref.actor.use_kl_loss": False},
-            ["actor_rollout_ref.actor.use_kl_loss=False", "kl_loss_coef=0"],
+            {"algorithm.paced.strict": True, "trainer.use_v1": False},
+            ["replaced: trainer.use_v1: False → True", "strict"],
         ),
         ({"actor_rollout_ref.rollout.n": 1}, ["actor_rollout_ref.rollout.n=1", "3 or more"]),
         ({"actor_rollout_ref.rollout.n": 2}, ["actor_rollout_ref.rollout.n=2", "would weigh 0", "larger n"]),
@@ -409,7 +412,6 @@ def test_the_group_is_right_as_it_is_and_says_what_will_run(
             {"algorithm.paced.kernel": "hard_filter", "algorithm.paced.low": 0.4, "algorithm.paced.high": 0.6},
             ["every response would weigh 0", "rollout.n=4"],
         ),
-        ({"distillation.enabled": True}, ["distillation.enabled=True", "+paced=reverse_kl"]),
         ({"actor_rollout_ref.ref.teacher_path": None}, ["teacher_path=None", "0 for ever", "task_coef"]),
         ({"actor_rollout_ref.ref.teacher_path": "/no/such"}, ["teacher_path=/no/such does not exist"]),
         ({"actor_rollout_ref.ref.teacher_path": "{folder}/stranger"}, ["vocabulary differs"]),
@@ -421,10 +423,33 @@ def test_what_cannot_run_ends_before_ray_starts(
 ) -> None:
     filled = {k: v.replace("{folder}", str(folder)) if isinstance(v, str) else v for k, v in settings.items()}
     with pytest.raises(SystemExit) as stop:
-        PacedCallback().on_job_start(changed(composed, filled))
+        PacedCallback().on_run_start(changed(composed, filled))
     lines = str(stop.value).splitlines()
     assert len(lines) == 2, lines
     assert all(word in lines[1] for word in words), lines[1]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "becomes"),
+    [
+        ("algorithm.adv_estimator", "grpo", "paced"),
+        ("algorithm.use_kl_in_reward", True, False),
+        ("actor_rollout_ref.actor.use_kl_loss", False, True),
+        ("distillation.enabled", True, False),
+        ("trainer.v1.trainer_mode", "paced_colocate_async", "colocate_async"),
+        ("trainer.critic_warmup", 5, 0),
+        ("critic.enable", True, False),
+    ],
+)
+def test_what_the_estimator_needs_otherwise_is_replaced_and_said(
+    composed: DictConfig, key: str, value: Any, becomes: Any
+) -> None:
+    config = changed(composed, {key: value})
+    _, (verdict, *others) = check(config)
+    assert str(verdict).startswith(f"replaced: {key}: {value} → {becomes} (")
+    assert OmegaConf.select(config, key) == becomes
+    assert not others
+    assert check(config)[1] == [], "settled"
 
 
 def test_the_student_as_its_own_teacher_is_fine_beside_a_task_reward(composed: DictConfig) -> None:
