@@ -58,6 +58,9 @@ class PacedCallback(Callback):
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         try:
+            from paced_verl.checks.environment import load
+
+            load()
             plan = describe(config)
         except ConfigError as error:
             lines = "\n".join(f"  - {line}" for line in str(error).splitlines())
