@@ -156,12 +156,17 @@ class Workplace:
             row["prompt"][-1]["content"] for row in pq.read_table(self.models / "data" / "train.parquet").to_pylist()
         ]
         trained = set()
-        for line in (self.folder / "rollouts" / f"{step}.jsonl").read_text().splitlines():
-            text = json.loads(line)["input"]
+        for rollout in self.rollouts(step):
+            text = rollout["input"]
             matching = [i for i, question in enumerate(questions) if text.endswith(question)]
             assert len(matching) == 1, text
             trained.add(matching[0])
         return sorted(trained)
+
+    def rollouts(self, step: int) -> list[dict]:
+        """A step's rows as verl dumps them."""
+        lines = (self.folder / "rollouts" / f"{step}.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
 
     def last_checkpoint(self) -> int:
         return int((self.checkpoints / "latest_checkpointed_iteration.txt").read_text())
