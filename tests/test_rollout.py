@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+from collections import defaultdict
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,11 +12,14 @@ import pytest
 import ray
 import torch
 from omegaconf import OmegaConf
+from verl.trainer.ppo.v1 import replay_buffer
 
 from paced_verl import fields
 from paced_verl.context import TeacherContext
+from paced_verl.group import Group, Scored
 from paced_verl.outcomes import Outcome, Report
 from paced_verl.rollout import PacedAgentLoopWorker, _in_words
+from tests.queue import Queue
 
 VERL = PacedAgentLoopWorker.__mro__[1]
 SEQUENCE = 5  # tokens: two of the prompt, three of the response
@@ -108,6 +112,21 @@ def test_a_group_that_dapo_drops_is_reported_and_costs_no_teacher(score: float) 
     assert made.pop_report() == Report([], [Outcome(7, successes=successes, responses=4, dropped=True)])
     assert made.pop_report() == Report()
     assert not made.visits, "nothing is kept of it"
+
+
+@pytest.mark.parametrize("metrics", [[1.0], [0.0, 0.0], [0.1, 0.1, 0.1], [0.7] * 7, [1.0, 0.0], [-2.5] * 4])
+def test_a_group_is_dropped_where_verl_drops_it(metrics: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    group = Group(len(metrics))
+    for session, metric in enumerate(metrics):
+        group.settle(session, Scored(True, "", metric))
+    queue = Queue({f"u_{i}_0": {"extra_fields": {"reward_extra_info": {"m": m}}} for i, m in enumerate(metrics)})
+    queue.replace(monkeypatch, replay_buffer)
+    buffer = replay_buffer.ReplayBuffer.__new__(replay_buffer.ReplayBuffer)
+    buffer.filter_groups_metric = "m"
+    buffer.partitions, buffer.finished_keys = {"train": dict.fromkeys(queue.rows)}, {"train": {"u"}}
+    buffer._dapo_classification_cache = defaultdict(dict)
+    dropped, _ = buffer._dapo_filtered_keys("train")
+    assert group.uniform == ("u" in dropped)
 
 
 def test_a_mixed_group_is_scored_whole() -> None:
