@@ -1,4 +1,4 @@
-"""A run whose engine dies ends with the cause, and says so when it has next asked; verl alone waits for ever."""
+"""A run whose engine dies ends with the cause within a minute; verl alone waits for ever."""
 
 from __future__ import annotations
 
@@ -27,12 +27,11 @@ def test_a_dead_engine_ends_the_run_with_its_cause(workplace: Workplace, engine:
             teacher, student = servers()  # verl starts the teacher's first
             (teacher if engine == "Teacher" else student).kill()
             killed_at.append(time.monotonic())
-        if re.search(rf"\[paced\] {engine} vLLM server \S+ died", line):
+        if re.search(rf"The run ended at step \d+: {engine} vLLM server \S+ died", line):
             said_at.append(time.monotonic())
 
     launched = workplace.launch(on_line=kill_server, steps=50)
     assert killed_at, launched.tail()
     assert launched.code != 0
     assert said_at, launched.tail()
-    assert said_at[0] - killed_at[0] < 30, "asked every 5 to 10 s"
-    assert re.search(rf"The run ended at step \d+: {engine} vLLM server \S+ died", launched.log), launched.tail()
+    assert said_at[0] - killed_at[0] < 60, "asked every 5 to 10 s; the rest is the driver's farewell"
