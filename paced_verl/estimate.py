@@ -6,7 +6,6 @@ Prompts go through verl's validation path (no teacher is asked), ``samples`` tim
 from __future__ import annotations
 
 import uuid
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from verl.utils.dataset.rl_dataset import collate_fn
 
 from paced_verl import fields
 from paced_verl.passrate import PassRateTable, is_correct
+from paced_verl.sessions import sessions
 
 PARTITION = "val"
 
@@ -90,13 +90,16 @@ def _submit(prompts: Any, chunk: Sequence[int], samples: int, temperature: float
 
 
 def _count(table: PassRateTable, batch: KVBatchMeta, threshold: float, step: int) -> None:
-    final: dict[str, tuple[int, str]] = defaultdict(
-        lambda: (-1, "")
-    )  # of several outputs of a session, the last counts
-    for key in batch.keys:
-        session, index = key.rsplit("_", 1)
-        final[session] = max(final[session], (int(index), key))
-    keys = [key for _, key in final.values()]
+    """Count a chunk's rollouts and clear its rows.
+
+    Raises:
+        RuntimeError: All of them failed, and so did all before.
+    """
+    keys = [key for key, last in zip(batch.keys, sessions(batch.keys).last, strict=True) if last]
+    if not keys:
+        if not table.samples.any():
+            raise RuntimeError("Pass rates cannot be estimated: not one response of the first prompts was scored.")
+        return
     names = [fields.PROMPT, "rm_scores", "extra_fields"]
     rows = tq.kv_batch_get(keys=keys, partition_id=PARTITION, select_fields=names)
     prompts = np.array([int(getattr(prompt, "data", prompt)) for prompt in rows[fields.PROMPT]])

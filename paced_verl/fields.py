@@ -17,7 +17,7 @@ and on a prompt whose pass rate is estimated, ``TEMPERATURE``. Rows go on to the
 
 ``PROMPT``, ``STAGE``           (B, 1) int64
 ``WEIGHT``, ``MIX``, ``TASK``   (B, 1) float32
-``TEACHER``                     (B, 5) float32: what was asked of the teacher, see ``TEACHER_NAMES``
+``TEACHER``                     (B, 6) float32: what was asked of the teacher, see ``TEACHER_NAMES``
 ``TEACHER_PROMPT``              jagged (B, tokens) int64: the teacher's prompt, for a teacher in the trainer's workers
 """
 
@@ -42,14 +42,21 @@ TEMPERATURE = "paced_temperature"
 TEACHER = "paced_teacher"
 TEACHER_PROMPT = "paced_teacher_prompt"
 
-TEACHER_NAMES = ("tokens", "seconds", "gave_up", "tokens_saved", "no_context")
+TEACHER_NAMES = ("tokens", "seconds", "gave_up", "tokens_saved", "no_context", "self_taught")
 """Columns of ``TEACHER``: tokens the teacher read and wrote; seconds it took; 1 if no response could be had; tokens it
-did not have to read, because the row weighs nothing; 1 if its context needed a correct rollout and there was none."""
+did not have to read, because the row weighs nothing; 1 if its context needed a correct rollout and there was none; 1 if
+routing had the student's own servers score it."""
 
 
 def per_row(field: torch.Tensor) -> torch.Tensor:
     """A field as (B, width): TransferQueue hands rows of one width back as a jagged tensor."""
     return field.values().view(field.shape[0], -1) if field.is_nested else field
+
+
+def scaled(field: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """Each row of a jagged field (B, tokens) times its factor (B,)."""
+    rows = [row * by for row, by in zip(field.unbind(), factor, strict=True)]
+    return torch.nested.as_nested_tensor(rows, layout=torch.jagged)
 
 
 def count(row: Mapping[str, Any], **amounts: float) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -49,13 +51,23 @@ class Group:
         await self._complete.wait()
 
     @property
-    def _responses(self) -> list[Scored]:
+    def _scored(self) -> list[Scored]:
         return [scored for scored in self._settled.values() if scored is not None]
 
     @property
+    def responses(self) -> int:
+        """Number of scored responses."""
+        return len(self._scored)
+
+    @property
+    def successes(self) -> int:
+        """Number of correct responses."""
+        return sum(scored.correct for scored in self._scored)
+
+    @property
     def uniform(self) -> bool:
-        """Whether the metric is the same for all: DAPO's filter drops such a group."""
-        return len({scored.metric for scored in self._responses}) <= 1
+        """Whether DAPO's filter drops the group, by verl's rule: none failed, and the metric is the same for all."""
+        return self.responses == self.size > 1 and float(np.std([scored.metric for scored in self._scored])) == 0.0
 
     def successes_beside(self, session: int) -> int:
         """Number of correct responses of the other sessions; one that failed is not correct."""

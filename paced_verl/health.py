@@ -1,4 +1,4 @@
-"""Ends a run when one of its engines dies. verl waits for ever for a dead server's weights or answers."""
+"""Ends a run when one of its engines dies or freezes. verl waits for ever for its weights or answers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import _thread
 import os
 import sys
 import threading
-from collections.abc import Mapping
+import urllib.error
+import urllib.request
+from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
@@ -14,22 +17,58 @@ import ray
 
 POLL_SECONDS = 5.0
 GRACE_SECONDS = 20.0
+PING_SECONDS = 10.0
+MISSES = 20  # an event loop that answers nobody for minutes does not generate either
+
+_HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # servers are not behind the proxy
+
+
+class Silence:
+    """Tells who has frozen from who cannot be reached from here, and never could.
+
+    Args:
+        misses: So many times in a row someone who has answered before may not answer.
+    """
+
+    def __init__(self, misses: int):
+        self.misses = misses
+        self._missed: dict[str, int] = {}
+
+    def note(self, name: str, answered: bool) -> str | None:
+        """Note whether someone has answered; returns what is wrong with them, if anything is."""
+        if answered:
+            self._missed[name] = 0
+        elif name in self._missed:
+            self._missed[name] += 1
+            if self._missed[name] >= self.misses:
+                return f"{name} froze: it has not answered {self.misses} times in a row"
+        return None
 
 
 class EngineWatch:
-    """Watches Ray actors while a run is in the ``with`` block, and interrupts the main thread when one dies.
+    """Watches Ray actors while a run is in the ``with`` block, and interrupts the main thread when one is lost.
+
+    For a dead actor Ray answers at once, with an error (for one of a dead node when its heartbeat has been missing for
+    about a minute). Silence says less: a trainer worker answers after its step, a server after the requests before. So
+    servers are asked over HTTP besides, where they answer within seconds whatever they generate. Who must answer and
+    has not ``MISSES`` times in a row, in a few minutes, is lost, too.
 
     Args:
         actors: The actors to watch, by a name for the message.
+        servers: Those that serve HTTP: host:port by the same names.
+        prompt: Names of those whose event loop never works for long, so that Ray's question is enough.
 
     Attributes:
         cause: What died and why, or ``None``. The interrupted main thread reads it to say so.
     """
 
-    def __init__(self, actors: Mapping[str, Any]):
-        self.actors = dict(actors)
+    def __init__(
+        self, actors: Mapping[str, Any], servers: Mapping[str, str] | None = None, prompt: Collection[str] = ()
+    ):
+        self.actors, self.servers, self.prompt = dict(actors), dict(servers or {}), frozenset(prompt)
         self.cause: str | None = None
         self._done = threading.Event()
+        self._silence = Silence(MISSES)
         self._thread = threading.Thread(target=self._watch, name="paced-engine-watch", daemon=True)
 
     def __enter__(self) -> EngineWatch:
@@ -52,15 +91,19 @@ class EngineWatch:
     def _watch(self) -> None:
         # One question a time and actor: a busy worker answers when it is idle, a dead one at once.
         asked = {actor.__ray_ready__.remote(): name for name, actor in self.actors.items()}
-        while not self._done.is_set():
-            answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=POLL_SECONDS)
-            for reference in answered:
-                name = asked.pop(reference)
-                if death := _death(name, reference):
-                    self._interrupt(death)
+        with ThreadPoolExecutor(max(1, len(self.servers))) as pool:
+            while not self._done.is_set():
+                references, _ = ray.wait(list(asked), num_returns=len(asked), timeout=POLL_SECONDS)
+                names = [asked.pop(reference) for reference in references]
+                lost = [_death(name, reference) for name, reference in zip(names, references, strict=True)]
+                asked |= {self.actors[name].__ray_ready__.remote(): name for name in names}
+                answers = {name: name in names for name in self.prompt}
+                answers |= zip(self.servers, pool.map(_answers, self.servers.values()), strict=True)
+                lost += [self._silence.note(name, said) for name, said in answers.items()]
+                if cause := next(filter(None, lost), None):
+                    self._interrupt(cause)
                     return
-                asked[self.actors[name].__ray_ready__.remote()] = name
-            self._done.wait(POLL_SECONDS)
+                self._done.wait(POLL_SECONDS)
 
     def _interrupt(self, cause: str) -> None:
         if self._done.is_set():
@@ -80,3 +123,14 @@ def _death(name: str, answer: ray.ObjectRef) -> str | None:
     except ray.exceptions.RayError as error:
         return f"{name} died: {' '.join(str(error).split())}"
     return None
+
+
+def _answers(address: str) -> bool:
+    """Whether a server says anything at all over HTTP; what it says of its engine, its requests say, too."""
+    try:
+        _HTTP.open(f"http://{address}/health", timeout=PING_SECONDS).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True

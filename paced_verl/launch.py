@@ -76,6 +76,9 @@ class PacedCallback(Callback):
                 f"python -m {LAUNCHER}; trainer.v1.trainer_mode=paced_separate_async is asynchronous, too."
             )
         try:
+            from paced_verl.checks.environment import load
+
+            load()
             plan = describe(config)
             refuse(device(config))
             print(plan, flush=True)

@@ -20,7 +20,8 @@ from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorke
 from paced_verl import fields
 from paced_verl.config import PacedConfig
 from paced_verl.context import TeacherContext
-from paced_verl.group import Group, Scored
+from paced_verl.group import Scored
+from paced_verl.outcomes import Report, Visit
 from paced_verl.passrate import is_correct
 from paced_verl.prompts import Prompts
 from paced_verl.scoring import (
@@ -71,13 +72,13 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
             or self.filter_metric is not None
             or any(context.needs_rollout for context in self.contexts.values())
         )
-        self.groups: dict[str, Group] = {}
-        self.errors: list[str] = []
+        self.visits: dict[str, Visit] = {}
+        self.report = Report()
 
-    def pop_errors(self) -> list[str]:
-        """What went wrong in rollouts since the last call, first line first; verl only logs it."""
-        errors, self.errors = self.errors, []
-        return errors
+    def pop_report(self) -> Report:
+        """How rollouts ended since the last call; verl only logs what went wrong."""
+        report, self.report = self.report, Report()
+        return report
 
     async def _run_agent_loop(
         self,
@@ -88,6 +89,7 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
         trace: bool = True,
         **row: Any,
     ) -> Any:
+        error: str | None = None
         try:
             if fields.TEMPERATURE in row:
                 sampling_params = sampling_params | {
@@ -102,27 +104,30 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
             responses, target, sessions = (row.pop(name) for name in (fields.RESPONSES, fields.TARGET, fields.SESSIONS))
             row |= {name: torch.tensor([row[name]], dtype=dtype) for name, dtype in _TENSORS.items()}
             row[fields.TEACHER] = torch.zeros(len(fields.TEACHER_NAMES))
-            self.groups.setdefault(row["uid"], Group(sessions))
+            self.visits.setdefault(row["uid"], Visit(int(row[fields.PROMPT]), sessions))
             if responses == "student":
                 return await super()._run_agent_loop(
                     sampling_params, trajectory, agent_name=agent_name, trace=trace, **row
                 )
             output = await self._teacher_response(target, row)
             return await self._agent_loop_postprocess(output, trajectory["validate"], **row)
-        except Exception as error:
-            self.errors.append(f"{type(error).__name__}: {error}")
+        except Exception as raised:
+            error = _in_words(raised)
+            self.report.errors.append(error)
             raise
         finally:
-            self._settle(row, None)  # nobody waits for a session that has failed, or has no response
+            self._end(row, error)
 
-    def _settle(self, row: dict[str, Any], scored: Scored | None) -> Group | None:
-        """Enter a session's response into its group; a complete group is forgotten here, and kept by who waits."""
-        group = self.groups.get(row["uid"])
-        if group is not None:
-            group.settle(row["session_id"], scored)
-            if group.complete:
-                del self.groups[row["uid"]]
-        return group
+    def _end(self, row: dict[str, Any], error: str | None) -> None:
+        """Enter the end of a session, before verl publishes that of its prompt."""
+        visit = self.visits.get(row["uid"])
+        if visit is None:
+            return
+        visit.group.settle(row["session_id"], None)  # nobody waits for one that has failed, or has no response
+        tokens = row[fields.TEACHER][fields.TEACHER_NAMES.index("tokens")].item() if fields.TEACHER in row else 0.0
+        if visit.end(error, tokens):
+            del self.visits[row["uid"]]
+            self.report.outcomes.append(visit.outcome(filtered=self.filter_metric is not None))
 
     async def _teacher_response(self, target: list[int] | None, row: dict[str, Any]) -> AgentLoopOutput:
         """The stored response, or one that the teacher server writes under its own context and that is kept."""
@@ -205,7 +210,8 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
         row = sample_kwargs
         context = self._context(row)
         rollout = await self._look_at_group(output, row, context)
-        teacher = self.student if row.pop(fields.SELF) else self.teacher
+        by_student = row.pop(fields.SELF)
+        teacher = self.student if by_student else self.teacher
         weighs = row[fields.WEIGHT].item() > 0
         # The student's own tokens where both see the same: it may have had several turns.
         privileged = context.privileged and (weighs or not context.needs_rollout)
@@ -221,7 +227,7 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
             ids, log_probs = await teacher.top_k(sequence_ids, output, self._routing_key(row))
             place = response_positions(len(sequence_ids), len(response_ids))
             response = in_vocabulary(ids[place], log_probs[place], self.model_config.hf_config.vocab_size)
-            fields.count(row, seconds=time.monotonic() - started)
+            fields.count(row, seconds=time.monotonic() - started, self_taught=by_student)
         topk = self.paced.teacher.topk
         assert isinstance(topk, int)
         ids, log_probs = at_student_positions(response, len(prompt_ids) + len(response_ids), len(response_ids), topk)
@@ -240,8 +246,8 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
         if self.filter_metric is not None:
             metric = float(_reward_extra(output).get(self.filter_metric, output.reward_score))
         text = self.tokenizer.decode(output.response_ids, skip_special_tokens=True)
-        group = self._settle(row, Scored(self._is_correct(output), text, metric))
-        assert group is not None
+        group = self.visits[row["uid"]].group
+        group.settle(row["session_id"], Scored(self._is_correct(output), text, metric))
         await group.wait()
         if weights is not None:
             row[fields.WEIGHT].fill_(weights[group.successes_beside(row["session_id"])])
@@ -265,6 +271,12 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
         return value.item() if hasattr(value, "item") else value
 
 
+def _in_words(error: Exception) -> str:
+    """The error as it was raised: Ray wraps one of another process in the whole way that it has come."""
+    cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+    return f"{type(cause).__name__}: {cause}"
+
+
 def _reward_extra(output: AgentLoopOutput) -> dict[str, Any]:
     return output.extra_fields.get("reward_extra_info") or {}
 
@@ -276,8 +288,8 @@ class PacedAgentLoopManager(AgentLoopManagerTQ):
         super().__init__(*args, **kwargs)
         self.agent_loop_workers_class = ray.remote(PacedAgentLoopWorker)
 
-    def pop_errors(self) -> list[str]:
-        """What went wrong in the workers' rollouts since the last call."""
-        return [
-            error for errors in ray.get([w.pop_errors.remote() for w in self.agent_loop_workers]) for error in errors
-        ]
+    def pop_report(self) -> Report:
+        """How the workers' rollouts ended since the last call."""
+        report = Report()
+        report.add(ray.get([worker.pop_report.remote() for worker in self.agent_loop_workers]))
+        return report

@@ -10,6 +10,10 @@ from uuid import uuid4
 import torch
 from verl.experimental.teacher_loop.teacher_manager import AsyncTeacherLLMServerManager
 from verl.workers.rollout.llm_server import LLMServerClient
+from verl.workers.rollout.replica import TokenOutput
+
+ATTEMPTS = 60  # an update of the weights interrupts a request; no request is interrupted by so many
+PAUSE_SECONDS = 1.0
 
 TopK = tuple[torch.Tensor, torch.Tensor]
 """Token ids (tokens, k) int32 and their log-probabilities (tokens, k) float32 of the token *after* each position."""
@@ -77,32 +81,37 @@ class StudentServers:
 
     async def top_k(self, sequence_ids: list[int], output: Any, teacher: str | None) -> TopK:
         """See :class:`Teacher`."""
-        media = output.multi_modal_data or {}
-        while True:
-            # The plain client's method: the asynchronous trainers' client joins the parts of a response that weight
-            # updates interrupt, and drops everything but the tokens.
-            answer = await LLMServerClient.generate(
-                self.client,
-                request_id=uuid4().hex,
-                prompt_ids=sequence_ids,
-                sampling_params={
-                    "max_tokens": 1,
-                    "temperature": 1.0,
-                    "prompt_logprobs": self.topk,
-                    "detokenize": False,
-                },
-                image_data=media.get("images"),
-                video_data=media.get("videos"),
-                audio_data=media.get("audios"),
-                mm_processor_kwargs=output.mm_processor_kwargs,
-                mm_processor_output=output.mm_processor_output,
-            )
+        for _ in range(ATTEMPTS):
+            answer = await self._ask(sequence_ids, output)
             # An update of the weights interrupts it: then there is no score, or one row that stands for nothing.
-            if len(answer.extra_fields.get("prompt_logprobs") or []) == len(sequence_ids):
+            scores = answer.extra_fields.get("prompt_logprobs") or []
+            if len(scores) == len(sequence_ids):
                 break
-            await asyncio.sleep(1)
+            await asyncio.sleep(PAUSE_SECONDS)
+        else:
+            raise RuntimeError(
+                f"The student's own rollout servers were asked {ATTEMPTS} times for the top-{self.topk} "
+                f"log-probabilities of {len(sequence_ids)} tokens, and last answered with those of {len(scores)} "
+                f"(stop_reason={answer.stop_reason}). Their log should say why."
+            )
         ids = torch.tensor(answer.extra_fields["prompt_ids"], dtype=torch.int32)
-        return ids, torch.tensor(answer.extra_fields["prompt_logprobs"])
+        return ids, torch.tensor(scores)
+
+    async def _ask(self, sequence_ids: list[int], output: Any) -> TokenOutput:
+        media = output.multi_modal_data or {}
+        # The plain client's method: the asynchronous trainers' client joins the parts of a response that weight updates
+        # interrupt, and drops everything but the tokens.
+        return await LLMServerClient.generate(
+            self.client,
+            request_id=uuid4().hex,
+            prompt_ids=sequence_ids,
+            sampling_params={"max_tokens": 1, "temperature": 1.0, "prompt_logprobs": self.topk, "detokenize": False},
+            image_data=media.get("images"),
+            video_data=media.get("videos"),
+            audio_data=media.get("audios"),
+            mm_processor_kwargs=output.mm_processor_kwargs,
+            mm_processor_output=output.mm_processor_output,
+        )
 
     async def write(self, prompt_ids: list[int], sampling: dict[str, Any], teacher: str | None) -> list[int]:
         """See :class:`Teacher`."""

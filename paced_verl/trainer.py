@@ -38,8 +38,10 @@ from paced_verl.estimate import correct_of_row, estimate_pass_rates
 from paced_verl.health import EngineWatch
 from paced_verl.instructions import row_instructions
 from paced_verl.loss import METRIC_PREFIX, paced_loss
+from paced_verl.outcomes import RefillLimit, Report
 from paced_verl.passrate import PassRateTable
 from paced_verl.schedule import Stage, refresh_due
+from paced_verl.sessions import sessions
 from paced_verl.state import PacedState
 from paced_verl.targets import Target, column, prompt_hash
 from paced_verl.wiring import wire
@@ -67,6 +69,10 @@ class NumberedPrompts(Dataset):
         return prompt_hash([message for place in places.tolist() for message in self.dataset[place]["raw_prompt"]])
 
 
+class RefillError(RuntimeError):
+    """verl would replace prompts for ever."""
+
+
 class PacedTrainer:
     """Mixin over verl's V1 trainers: everything that PACED adds on the driver."""
 
@@ -86,6 +92,8 @@ class PacedTrainer:
         self._student_n = config.actor_rollout_ref.rollout.n
         self._pending_metrics: dict[str, float] = {}
         self._step_totals: Counter[str] = Counter()
+        self._report = Report()
+        self._refills = self._refill_limit()
 
     # ------------------------------------------------------------------ set-up
 
@@ -113,6 +121,19 @@ class PacedTrainer:
     @property
     def _task_rewards(self) -> bool:
         return self.config.distillation.distillation_loss.use_task_rewards
+
+    @property
+    def _filters_groups(self) -> bool:
+        return bool((self.config.algorithm.get("filter_groups") or {}).get("enable"))
+
+    def _refill_limit(self) -> RefillLimit:
+        filter_groups = self.config.algorithm.get("filter_groups") or {}
+        warmup = self.config.trainer.v1.get(self.base_mode, {}).get("num_warmup_batches", 0)
+        return RefillLimit.of(
+            self.config.data.train_batch_size,
+            batches_in_flight=max(1 + warmup, filter_groups.get("max_inflight_gen_batches", 1)),
+            gen_batches=filter_groups.get("max_num_gen_batches", 0),
+        )
 
     def _new_dataloader(self) -> StatefulDataLoader:
         # No worker processes: they would draw prompts many batches ahead of the weights.
@@ -157,11 +178,12 @@ class PacedTrainer:
         self.actor_rollout_wg.set_paced_loss(loss)
 
     def fit(self, agent_loop_manager: Any) -> None:
-        with EngineWatch(self._engines()) as watch:
+        loops = {f"Agent-loop worker {i}": worker for i, worker in enumerate(agent_loop_manager.agent_loop_workers)}
+        with EngineWatch(self._engines() | loops, self._addresses(), prompt=loops) as watch:
             try:
                 super().fit(agent_loop_manager)
             except (Exception, KeyboardInterrupt) as error:
-                cause = watch.find_dead() or _first_error(agent_loop_manager)
+                cause = watch.find_dead() or self._cause(error)
                 if cause is None:
                     raise
                 raise RuntimeError(f"The run ended at step {self.global_steps}: {cause}") from error
@@ -170,14 +192,49 @@ class PacedTrainer:
                     self.state.targets.save(self.paced.targets.file)
 
     def _engines(self) -> dict[str, Any]:
-        """Every Ray actor that the run cannot do without."""
+        """Every engine that the run cannot do without, as Ray actors."""
         engines = {f"Trainer worker {i}": worker for i, worker in enumerate(self.actor_rollout_wg.workers)}
-        replicas = [replica for manager in self._rollout_server_managers() for replica in manager.get_replicas()]
-        engines |= {f"Student vLLM server {i}": replica._server_handle for i, replica in enumerate(replicas)}
+        engines |= {f"Student vLLM server {i}": replica._server_handle for i, replica in enumerate(self._replicas())}
         if self.teacher_model_manager is not None:
             for key, servers in self.teacher_model_manager.server_handles.items():
                 engines |= {f"Teacher vLLM server {key}/{i}": server for i, server in enumerate(servers)}
         return engines
+
+    def _addresses(self) -> dict[str, str]:
+        """Where the servers among them serve HTTP."""
+        addresses = {f"Student vLLM server {i}": replica._server_address for i, replica in enumerate(self._replicas())}
+        if self.teacher_model_manager is not None:
+            for key, servers in self.teacher_model_manager.server_addresses.items():
+                addresses |= {f"Teacher vLLM server {key}/{i}": server for i, server in enumerate(servers)}
+        return addresses
+
+    def _replicas(self) -> list[Any]:
+        return [replica for manager in self._rollout_server_managers() for replica in manager.get_replicas()]
+
+    # ------------------------------------------------------------------ rollouts that fail
+
+    def _hear(self) -> None:
+        """Take up what the agent-loop workers have seen since they were last asked."""
+        news = self.agent_loop_manager.pop_report()
+        self._refills.observe(news.outcomes)
+        self._report.add([news])
+
+    def _add_prompts_to_generate(self, num_prompts: int) -> int:
+        # This is how verl replaces prompts that failed or were dropped, as often as it takes.
+        self._hear()
+        if problem := self._refills.problem():
+            raise RefillError(problem)
+        return super()._add_prompts_to_generate(num_prompts)
+
+    def _cause(self, error: BaseException) -> str | None:
+        """What the loop died of, if the error does not say: what went wrong first in rollouts, if workers answer."""
+        if isinstance(error, RefillError):
+            return str(error)
+        try:
+            self._hear()
+        except ray.exceptions.RayError as death:
+            return f"an agent-loop worker died: {' '.join(str(death).split())}"
+        return next(iter(self._report.errors), None)
 
     # ------------------------------------------------------------------ stages and pass rates
 
@@ -241,8 +298,8 @@ class PacedTrainer:
             f"({len(table)} prompts × {self.paced.pass_rate.samples} samples in {seconds:.0f} s)",
             flush=True,
         )
-        errors = self.agent_loop_manager.pop_errors()
-        if errors:
+        self._hear()
+        if errors := self._report.errors:
             print(f"[paced] {len(errors)} rollout(s) of the estimate failed; the first: {errors[0]}", flush=True)
         return table
 
@@ -300,20 +357,19 @@ class PacedTrainer:
         An asynchronous trainer may mix the rows of two stages: those of a prompt with fewer then count for more, so
         that a prompt weighs the same whatever its number of responses.
         """
-        sessions = [key.rsplit("_", 1)[0] for key in batch.keys]
-        responses = Counter(session.rsplit("_", 1)[0] for session in set(sessions))
-        n = max(responses.values())
+        responses = sessions(batch.keys).responses()
+        n = int(responses.max())
         with open_dict(self.config):
             self.config.actor_rollout_ref.rollout.n = n
-        factor = torch.tensor([[n / responses[session.rsplit("_", 1)[0]]] for session in sessions])
+        factor = torch.tensor(n / responses, dtype=torch.float32)[:, None]
         if (factor != 1).any():
             rows = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=[fields.WEIGHT])
             weight = TensorDict({fields.WEIGHT: fields.per_row(rows[fields.WEIGHT]) * factor}, batch_size=len(batch))
             tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=weight)
 
     def _learn_from(self, batch: KVBatchMeta, metrics: dict) -> None:
-        names = [fields.PROMPT, fields.STAGE, fields.WEIGHT, fields.TEACHER, "rm_scores", "responses", "extra_fields"]
-        names.append("raw_prompt")
+        names = [fields.PROMPT, fields.STAGE, fields.WEIGHT, fields.TASK, fields.TEACHER]
+        names += ["rm_scores", "responses", "extra_fields", "raw_prompt"]
         rows = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=names)
         assert self.stage is not None
         prompts = fields.per_row(rows[fields.PROMPT]).view(-1).numpy()
@@ -321,29 +377,36 @@ class PacedTrainer:
         by_student = np.array([self.schedule.stages[stage].responses == "student" for stage in stages])
         correct = np.asarray(correct_of_row(rows, self.paced.pass_rate.threshold))
         self._store_targets(rows, prompts, correct, ~by_student)
-        if self.paced.pass_rate.from_training and by_student.any():
-            self.state.table.observe(
-                prompts[by_student], correct[by_student], np.ones(by_student.sum()), step=self.global_steps
-            )
-            self.state.sampler.update(prompts[by_student])
-        errors = self.agent_loop_manager.pop_errors()
-        if errors:
+        self._hear()
+        report, self._report = self._report, Report()
+        last = sessions(batch.keys).last
+        if self.paced.pass_rate.from_training:
+            rollouts = last & by_student
+            self._observe(report, prompts[rollouts], correct[rollouts])
+        if errors := report.errors:
             print(
                 f"[paced] {len(errors)} rollout(s) failed in step {self.global_steps}; the first: {errors[0]}",
                 flush=True,
             )
-        asked = dict(zip(fields.TEACHER_NAMES, fields.per_row(rows[fields.TEACHER]).sum(dim=0).tolist(), strict=True))
+        teacher = fields.per_row(rows[fields.TEACHER])[last].sum(dim=0).tolist()
+        asked = dict(zip(fields.TEACHER_NAMES, teacher, strict=True))
+        weight = fields.per_row(rows[fields.WEIGHT]).view(-1)[last]
         self._step_totals.update(
             {
                 "paced/teacher/tokens": asked["tokens"],
                 "paced/teacher/tokens_saved": asked["tokens_saved"],
                 "paced/teacher/seconds": asked["seconds"],
-                "paced/teacher/skipped_rows": float((fields.per_row(rows[fields.WEIGHT]) == 0).sum()),
+                "paced/teacher/tokens_dropped": report.dropped_tokens,
+                "paced/teacher/skipped_rows": float((weight == 0).sum()),
                 "paced/teacher/no_context": asked["no_context"],
                 "paced/targets/skipped": asked["gave_up"],
                 "paced/rollout/failed": len(errors),
             }
         )
+        if self.paced.route is not None:
+            task = fields.per_row(rows[fields.TASK]).view(-1)[last]
+            self._step_totals["paced/route/no_task"] += int((task == 0).sum())
+            self._step_totals["paced/route/self_taught"] += int(asked["self_taught"])
         metrics.update(
             {
                 "paced/stage": self.stage.index + 1,
@@ -353,6 +416,16 @@ class PacedTrainer:
             }
         )
         self._pending_metrics = {}
+
+    def _observe(self, report: Report, prompts: np.ndarray, correct: np.ndarray) -> None:
+        """Count a step's rollouts; under DAPO's filter those of dropped groups, too, of which no row is left."""
+        samples = np.ones(len(prompts))
+        if self._filters_groups:
+            seen = [(seen.prompt, seen.successes, seen.responses) for seen in report.outcomes if seen.responses]
+            prompts, correct, samples = np.array(seen, np.int64).reshape(-1, 3).T
+        if prompts.size:
+            self.state.table.observe(prompts, correct, samples, step=self.global_steps)
+            self.state.sampler.update(prompts)
 
     def _store_targets(self, rows: TensorDict, prompts: np.ndarray, correct: np.ndarray, written: np.ndarray) -> None:
         """Keep the responses that a teacher has written."""
@@ -377,10 +450,7 @@ class PacedTrainer:
             return batch
         names = ["advantages", fields.TASK]
         rows = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=names)
-        task = fields.per_row(rows[fields.TASK]).view(-1)
-        advantages = torch.nested.as_nested_tensor(
-            [row * factor for row, factor in zip(rows["advantages"].unbind(), task, strict=True)], layout=torch.jagged
-        )
+        advantages = fields.scaled(rows["advantages"], fields.per_row(rows[fields.TASK]).view(-1))
         routed = TensorDict({"advantages": advantages}, batch_size=len(batch))
         return tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=routed)
 
@@ -440,14 +510,6 @@ class PacedTrainer:
         self.state.load(folder)
         # Now, not at the first draw as it would be: a refresh that is due comes before it, and fits the kernel anew.
         self.train_dataloader_it = iter(self.train_dataloader)
-
-
-def _first_error(agent_loop_manager: Any) -> str | None:
-    """What went wrong first in the rollouts, if their workers still answer."""
-    try:
-        return next(iter(agent_loop_manager.pop_errors()), None)
-    except ray.exceptions.RayError as error:
-        return f"an agent-loop worker died: {' '.join(str(error).split())}"
 
 
 def _verl_worker(remote_class: Any) -> type:

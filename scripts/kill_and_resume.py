@@ -145,9 +145,9 @@ def wrong_tables(workplace: Workplace, run: Run) -> Iterator[str]:
     for step in range(1, STEPS + 1):
         table = run.pass_rates.get(step - 1, table)
         rollouts = workplace.rollouts(step)
-        prompts = [position[row] for row, _ in rollouts]
+        prompts = np.array([position[workplace.row_of(rollout["input"])] for rollout in rollouts])
         if step > SWITCH:
-            table.observe(np.array(prompts), [correct for _, correct in rollouts], np.ones(len(prompts)), step)
+            table.observe(prompts, [rollout["score"] for rollout in rollouts], np.ones(len(prompts)), step)
         saved = PassRateTable.load(workplace.checkpoints / f"global_step_{step}" / "paced" / "pass_rates.parquet")
         if not (np.array_equal(saved.successes, table.successes) and np.array_equal(saved.samples, table.samples)):
             yield f"step {step}: the table is not the last estimate and the rollouts since"

@@ -93,6 +93,8 @@ def test_a_good_configuration_passes(folder: Path) -> None:
 ON_POLICY = "paced.schedule=[{until:1.0,divergence:reverse_kl,responses:student}]"
 NO_MODEL = "distillation.teacher_models.teacher_model.model_path=null"
 TASK_REWARD = "distillation.distillation_loss.use_task_rewards=True"
+ALONE = "GPUs: trainer + student vLLM 1\n"
+POOL = "GPUs: trainer + student vLLM 1, teacher vLLM 1"
 
 
 @pytest.mark.parametrize(
@@ -178,19 +180,26 @@ def test_teachers_and_task_rewards_that_cannot_run_say_so(folder: Path, override
 
 
 @pytest.mark.parametrize(
-    "overrides",
+    ("overrides", "lines"),
     [
-        [ON_POLICY, NO_MODEL, "paced.teacher.backend=reference", "paced.teacher.context=solution"],
-        [ON_POLICY, NO_MODEL, "paced.teacher.backend=student", "paced.teacher.context=answer"],
-        [ON_POLICY, NO_MODEL, "paced.teacher.backend=reference", TASK_REWARD],
-        [ON_POLICY, TASK_REWARD, "paced.route={context:answer}"],
-        [ON_POLICY, "paced.teacher.context=rollout", "paced.weight.source=group", "actor_rollout_ref.rollout.n=3"],
-        ["paced.teacher.backend=reference", "paced.targets.column=extra_info.solution"],
+        ([ON_POLICY, NO_MODEL, "paced.teacher.backend=reference", "paced.teacher.context=solution"],
+         ["teacher: engine in the trainer's workers, context solution", ALONE]),
+        ([ON_POLICY, NO_MODEL, "paced.teacher.backend=student", "paced.teacher.context=answer"],
+         ["teacher: the student's own rollout servers, its current weights, context answer", ALONE]),
+        ([ON_POLICY, NO_MODEL, "paced.teacher.backend=reference", TASK_REWARD],
+         ["teacher: engine in the trainer's workers, context none", ALONE]),
+        ([ON_POLICY, TASK_REWARD, "paced.route={context:answer}"],
+         ["teacher: vLLM teacher pool, context none", "p ≤ 0 self-distillation under context answer", POOL]),
+        ([ON_POLICY, "paced.teacher.context=rollout", "paced.weight.source=group", "actor_rollout_ref.rollout.n=3"],
+         ["teacher: vLLM teacher pool, context rollout", POOL]),
+        (["paced.teacher.backend=reference", "paced.targets.column=extra_info.solution"],
+         ["teacher: engine in the trainer's workers, context none", "responses from extra_info.solution", ALONE]),
     ],
-)
-def test_teachers_without_a_pool_and_routes_pass(folder: Path, overrides: list[str]) -> None:
+)  # fmt: skip
+def test_teachers_without_a_pool_and_routes_pass(folder: Path, overrides: list[str], lines: list[str]) -> None:
     plan = str(Plan.of(config_of(folder, *overrides)))
-    assert ("teacher vLLM" in plan) == ("teacher: vLLM teacher pool" in plan)
+    for line in lines:
+        assert line in plan
 
 
 def test_no_teacher(folder: Path) -> None:

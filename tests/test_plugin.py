@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -40,7 +41,7 @@ def test_a_process_that_only_imports_verl_imports_nothing_more() -> None:
 
 def test_the_core_needs_neither_ray_nor_verl() -> None:
     core = ["kernel", "passrate", "sampler", "schedule", "divergence", "context", "targets"]
-    core += ["selection", "instructions", "group", "state", "endpoint", "waiting"]
+    core += ["selection", "instructions", "group", "outcomes", "sessions", "state", "endpoint", "waiting"]
     code = "import sys\n" + "".join(f"import paced_verl.{name}\n" for name in core)
     code += "print([m for m in ('ray', 'verl', 'hydra', 'tensordict', 'vllm') if m in sys.modules])"
     environment = {k: v for k, v in os.environ.items() if k != "VERL_PLATFORM"}
@@ -52,3 +53,41 @@ def test_the_trainer_is_registered_when_verl_looks_for_it(name: str) -> None:
     from verl.trainer.ppo.v1 import PPOTrainer, get_trainer_cls
 
     assert issubclass(get_trainer_cls(name), PPOTrainer)
+
+
+BROKEN = """
+import sys
+class Broken:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("paced_verl.sampler", "paced_verl.divergence"):
+            raise ImportError(f"{name} is broken")
+sys.meta_path.insert(0, Broken())
+"""
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> dict[str, str]:
+    """An environment where modules that trainer and loss import do not load."""
+    (tmp_path / "sitecustomize.py").write_text(BROKEN)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    return os.environ | {"PYTHONPATH": path, "VERL_PLATFORM": "cpu"}
+
+
+def test_a_broken_plugin_is_said_and_ends_no_run_that_does_not_use_it(broken: dict[str, str]) -> None:
+    code = "from verl.trainer.ppo.v1 import get_trainer_cls; import verl.workers.engine_workers\n"
+    code += "print(get_trainer_cls('sync'))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=broken, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert "PPOTrainerSync" in result.stdout
+    said = [line for line in result.stderr.splitlines() if line.startswith("paced-verl is installed but does not load")]
+    assert any("ImportError: paced_verl.sampler is broken" in line for line in said)
+    assert len(said) == len(set(said))
+
+
+def test_a_broken_plugin_ends_a_run_that_uses_it_before_ray(broken: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "verl.trainer.main_ppo", "+paced=two_stage", "+machine=cpu"]
+    result = subprocess.run(command, capture_output=True, text=True, env=broken, timeout=120)
+    assert result.returncode != 0
+    assert "paced-verl: this configuration cannot run as written." in result.stderr
+    assert "is broken" in result.stderr.split("cannot run as written.")[1]
+    assert "ray init" not in result.stdout

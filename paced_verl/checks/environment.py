@@ -6,7 +6,11 @@ import importlib.metadata
 import os
 from collections.abc import Iterator
 
+from paced_verl.config import ConfigError
+
 VERL_VERSION = "0.9.1"
+USED = ("plan", "trainer", "rollout", "worker", "loss", "advantage", "reference_path")
+"""The modules that verl's processes import of ours."""
 
 
 def plugin_problems() -> Iterator[str]:
@@ -27,3 +31,16 @@ def version_problems() -> Iterator[str]:
             f"verl {installed} is installed; paced-verl is written for and tested on verl {VERL_VERSION}: "
             f"pip install verl=={VERL_VERSION}"
         )
+
+
+def load() -> None:
+    """Import what a run will import in Ray's processes: there, an error would come after the GPUs are taken.
+
+    Raises:
+        ConfigError: A module does not import.
+    """
+    for name in USED:
+        try:
+            importlib.import_module(f"paced_verl.{name}")
+        except Exception as error:
+            raise ConfigError(f"paced_verl.{name} does not load: {type(error).__name__}: {error}") from error

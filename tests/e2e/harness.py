@@ -170,13 +170,12 @@ class Workplace:
 
     def prompts_trained(self, step: int) -> list[int]:
         """Rows of the training file that a step's prompts are, once each, sorted."""
-        return sorted({row for row, _ in self.rollouts(step)})
+        return sorted({self.row_of(rollout["input"]) for rollout in self.rollouts(step)})
 
-    def rollouts(self, step: int) -> list[tuple[int, float]]:
-        """Row of the training file and score of each response that a step has trained."""
+    def rollouts(self, step: int) -> list[dict]:
+        """A step's rows as verl dumps them."""
         lines = (self.folder / "rollouts" / f"{step}.jsonl").read_text().splitlines()
-        entries = [json.loads(line) for line in lines]
-        return [(self.row_of(entry["input"]), float(entry["score"])) for entry in entries]
+        return [json.loads(line) for line in lines]
 
     def last_checkpoint(self) -> int:
         return int((self.checkpoints / "latest_checkpointed_iteration.txt").read_text())

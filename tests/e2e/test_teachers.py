@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from paced_verl.context import TeacherContext
 from tests.e2e.harness import Launched, Workplace
 
 ONE_STAGE = "paced.schedule=[{until:1.0,divergence:%s,responses:student}]"
@@ -102,31 +108,71 @@ def test_the_students_own_servers_under_its_own_correct_rollout(workplace: Workp
     rows = [run.series("paced/teacher/skipped_rows")[step] for step in (1, 2, 3)]
     saved = [run.series("paced/teacher/tokens_saved")[step] for step in (1, 2, 3)]
     assert all((tokens > 0) == (skipped > 0) for tokens, skipped in zip(saved, rows, strict=True))
-    assert max(seen["paced/teacher/no_context"]) <= 32
     assert sum(seen["paced/teacher/tokens"]) > 0
+    alone = [without_a_correct_sibling(workplace.rollouts(step)) for step in (1, 2, 3)]
+    assert seen["paced/teacher/no_context"] == alone
+    assert 0 < sum(alone) < 3 * 32, "otherwise nothing is seen here"
+
+
+def without_a_correct_sibling(rollouts: list[dict]) -> int:
+    """Rows of which no other response to the same prompt is correct."""
+    correct = Counter(rollout["input"] for rollout in rollouts if rollout["score"] >= 0.5)
+    return sum(correct[rollout["input"]] - (rollout["score"] >= 0.5) == 0 for rollout in rollouts)
 
 
 def test_two_teachers_each_with_its_own_context(workplace: Workplace) -> None:
-    """Rows are routed by a column; one teacher sees the answer, the other the problem."""
+    """Rows are routed by a column: seven of eight to a teacher that sees the answer, the others to one that knows
+    nothing: it finds all tokens equally likely, so that its top-k hold k/V of the probability."""
     data = workplace.folder / "two_sources.parquet"
     rows = pq.read_table(workplace.models / "data" / "train.parquet")
-    sources = [f"source_{i % 2}" for i in range(rows.num_rows)]
+    sources = [f"source_{int(i % 8 == 0)}" for i in range(rows.num_rows)]
     index = rows.schema.get_field_index("data_source")
     pq.write_table(rows.set_column(index, "data_source", [sources]), data)
+    ignorant = ignorant_teacher(workplace.models / "teacher", workplace.folder / "ignorant")
     launched = workplace.launch(
         f"data.train_files={data}",
+        "data.train_batch_size=64",  # every prompt in every step
+        "actor_rollout_ref.actor.ppo_mini_batch_size=64",
         "~distillation.teacher_models.teacher_model.model_path",
         "+distillation.teacher_models.teacher_model.model_path=null",
         *teacher("a", "source_0", workplace.models / "teacher"),
-        *teacher("b", "source_1", workplace.models / "teacher"),
+        *teacher("b", "source_1", ignorant),
         "distillation.n_gpus_per_node=2",
         "ray_kwargs.ray_init.num_gpus=3",
+        ONE_STAGE % "forward_kl",
         "paced.teacher.context={source_0:answer,source_1:none}",
+        "paced.weight.kernel=uniform",
         "paced.pass_rate.refresh=start",
         steps=2,
     )
     seen = trains(launched, workplace, 2)
-    assert min(seen["paced/teacher/tokens"]) > 0
+
+    tokenizer = AutoTokenizer.from_pretrained(workplace.models / "student")
+    problems = {row["prompt"][-1]["content"]: row for row in rows.to_pylist()}
+    outside = 1 - 64 / AutoConfig.from_pretrained(ignorant).vocab_size
+    for step in (1, 2):
+        read, trained, by_ignorant = 0, 0, 0
+        for rollout in workplace.rollouts(step):
+            (row,) = (row for text, row in problems.items() if rollout["input"].endswith(text))
+            place = rows["prompt"].to_pylist().index(row["prompt"])
+            context = TeacherContext("none" if place % 8 == 0 else "answer", "solution")
+            shown = context.messages({**row, "raw_prompt": row["prompt"]})
+            response = len(tokenizer.encode(rollout["output"])) + 1  # its end is not in the text
+            read += response + len(tokenizer.apply_chat_template(shown, add_generation_prompt=True)["input_ids"])
+            trained += response
+            by_ignorant += response if place % 8 == 0 else 0
+        assert seen["paced/teacher/tokens"][step - 1] == pytest.approx(read, rel=0.02), "each saw its own context"
+        tail = seen["paced/divergence/tail_mass"][step - 1]
+        assert tail == pytest.approx(outside * by_ignorant / trained, abs=0.05), "each scored its own rows"
+
+
+def ignorant_teacher(teacher: Path, folder: Path) -> Path:
+    """The teacher with logits of 0."""
+    shutil.copytree(teacher, folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    torch.nn.init.zeros_(model.get_output_embeddings().weight)
+    model.save_pretrained(folder)
+    return folder
 
 
 def teacher(name: str, key: str, path: Path) -> list[str]:

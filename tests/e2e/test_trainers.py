@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
+from paced_verl import fields
+from paced_verl.kernel import Kernel
 from paced_verl.passrate import PassRateTable
+from paced_verl.sampler import PassRateSampler
 from tests.e2e.conftest import ROOT
 from tests.e2e.harness import Workplace
 
@@ -23,6 +28,7 @@ def test_rollouts_that_go_on_in_the_next_step(workplace: Workplace) -> None:
         "trainer.v1.trainer_mode=paced_colocate_async",
         "trainer.v1.colocate_async.num_warmup_batches=1",
         "paced.targets.column=extra_info.solution",
+        "paced.weight.kernel=uniform",  # the order of the prompts then follows from the seed alone
     ]
     workplace.launch_and_kill(4, *overrides)
     launched = workplace.launch(*overrides, steps=6)
@@ -32,6 +38,18 @@ def test_rollouts_that_go_on_in_the_next_step(workplace: Workplace) -> None:
     assert set(run.series("paced/stage").values()) == {1, 2}
     divergences = [run.series(f"paced/divergence/{name}") for name in ("value", "forward_kl", "reverse_kl")]
     assert all(value > 0 for series in divergences for value in series.values())
+
+    # Six batches are trained and one is on its way: the first seven of the epoch.
+    sampler = PassRateSampler(PassRateTable(64), Kernel("uniform"), power=0.0, explore=0.0, seed=0, epoch_size=64)
+    trained = [prompt for step in range(1, 7) for prompt in workplace.prompts_trained(step)]
+    assert len(set(trained)) == len(trained) == 48
+    assert set(trained) | queued(workplace.checkpoints / "global_step_6") == set(islice(sampler, 56))
+
+
+def queued(checkpoint: Path) -> set[int]:
+    """The prompts that verl saves with a checkpoint: on their way, and those of the step itself."""
+    (storage,) = (checkpoint / "transfer_queue" / "simple_storage").glob("*.pkl")
+    return {int(prompt) for prompt in pickle.loads(storage.read_bytes())["field_data"][fields.PROMPT].values()}
 
 
 def test_rollouts_on_gpus_of_their_own(workplace: Workplace) -> None:
@@ -50,10 +68,12 @@ def test_rollouts_on_gpus_of_their_own(workplace: Workplace) -> None:
 
 def test_beside_grpo_routed_by_pass_rate(workplace: Workplace) -> None:
     """Task reward on every row, a coefficient that fades, KL to the reference; hopeless prompts teach themselves."""
+    mastered, hopeless = 0.7, 0.4
     launched = workplace.launch(
         "paced.schedule=[{until:1.0,divergence:reverse_kl,responses:student,coef:{from:1.0,to:0.1}}]",
-        "paced.route={mastered:0.95,hopeless:0.3,context:answer}",
+        f"paced.route={{mastered:{mastered},hopeless:{hopeless},context:answer}}",
         "paced.weight.fit=moments",
+        "paced.pass_rate.from_training=False",  # rows are routed by the first estimate throughout
         "distillation.distillation_loss.use_task_rewards=True",
         "actor_rollout_ref.actor.use_kl_loss=True",
         "actor_rollout_ref.actor.kl_loss_coef=0.01",
@@ -69,8 +89,18 @@ def test_beside_grpo_routed_by_pass_rate(workplace: Workplace) -> None:
     assert len(run.series("actor/kl_loss")) == 3
     assert set(run.series("actor/pg_loss")) == {1, 2, 3}
 
+    rates = run.pass_rates[0].rates()
+    assert (rates >= mastered).any()
+    assert (rates <= hopeless).any(), "otherwise nothing is seen here"
+    for step in (1, 2, 3):
+        drawn = rates[workplace.prompts_trained(step)]
+        assert run.series("paced/route/self_taught")[step] == 4 * (drawn <= hopeless).sum()
+        assert run.series("paced/route/no_task")[step] == 4 * ((drawn <= hopeless) | (drawn >= mastered)).sum()
+        assert run.series("paced/teacher/skipped_rows")[step] >= 4 * (drawn >= mastered).sum()
+
 
 def test_groups_that_dapo_drops_cost_no_teacher(workplace: Workplace) -> None:
+    """Their rollouts are counted all the same."""
     launched = workplace.launch(
         "paced.schedule=[{until:1.0,divergence:forward_kl_topk,responses:student}]",
         "distillation.distillation_loss.use_task_rewards=True",
@@ -85,7 +115,16 @@ def test_groups_that_dapo_drops_cost_no_teacher(workplace: Workplace) -> None:
     assert launched.code == 0, launched.tail()
     finite(workplace)
     run = workplace.run()
+    dropped = run.series("training/filter_groups/evicted_samples")
+    assert sum(dropped.values()) > 0, "otherwise nothing is seen here"
+    assert set(run.series("paced/teacher/tokens_dropped").values()) == {0}
+    assert min(run.series("paced/teacher/tokens").values()) > 0
     assert set(run.series("paced/teacher/tokens_saved").values()) == {0}, "what trains was scored, all of it"
+
+    table = PassRateTable.load(workplace.checkpoints / "global_step_2" / "paced" / "pass_rates.parquet", 64)
+    trained = {prompt for step in (1, 2) for prompt in workplace.prompts_trained(step)}
+    counted = set(np.flatnonzero(table.samples != run.pass_rates[0].samples).tolist())
+    assert trained < counted, "four more responses, half of the older ones"
 
 
 def test_lora_and_several_turns(workplace: Workplace, tmp_path: Path) -> None:
