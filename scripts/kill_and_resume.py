@@ -33,7 +33,7 @@ from paced_verl.sampler import shuffled  # noqa: E402
 from paced_verl.targets import Target, TargetStore  # noqa: E402
 from tests.e2e.harness import Launched, Workplace  # noqa: E402
 
-ROWS, SUBSET, BATCH, STEPS = 64, 40, 8, 12  # five steps an epoch
+ROWS, SUBSET, BATCH, STEPS = 64, 40, 8, 48  # five steps an epoch
 SWITCH = STEPS // 2  # the last step of stage 1
 AHEAD = 2  # steps by which an asynchronous run may be late
 DATA_SEED = 1  # what a paced run sets where data.seed is null
@@ -70,7 +70,7 @@ def moment_of(kind: str, run: Watched, chance: random.Random) -> Callable[[], bo
     first = run.saved
     seconds = {"start": chance.uniform(5, 60), "estimate": chance.uniform(0, 1.5), "step": chance.uniform(0, 2)}
     delay = seconds.get(kind, chance.uniform(0, 0.4))
-    after = first + chance.choice((1, 2))
+    after = first + chance.choice((1, 2, 3))
     begins: dict[str, Callable[[], bool]] = {
         "start": lambda: True,
         "estimate": lambda: "Pass rates:" in run.log,
