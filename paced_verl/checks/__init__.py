@@ -9,6 +9,7 @@ from paced_verl.checks.data import number_of_prompts, stored_files, training_dat
 from paced_verl.checks.environment import VERL_VERSION, plugin_problems, version_problems
 from paced_verl.checks.models import models
 from paced_verl.checks.settings import LOSS_MODE, TRAINER_MODES, conflicts, wiring
+from paced_verl.checks.targets import stored_targets
 from paced_verl.checks.teacher import teacher_paths, teacher_problems
 from paced_verl.config import ConfigError, PacedConfig
 
@@ -48,7 +49,7 @@ def check(config: DictConfig) -> PacedConfig:
         *resume.problems(config, paced),
     ]
     # Each step reads what the one before has found to be there.
-    for step in (training_data, models):
+    for step in (training_data, models, stored_targets):
         problems = problems or list(step(config, paced))
     if problems:
         raise ConfigError("\n".join(problems))

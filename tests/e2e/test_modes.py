@@ -39,7 +39,7 @@ def test_stored_targets_a_hard_filter_and_a_learning_rate_of_the_stages_own(work
 
     # The stored responses are the data's, token for token.
     store = TargetStore()
-    store.load(workplace.checkpoints / "global_step_4" / "paced" / "targets.parquet")
+    store.load(workplace.checkpoints / "global_step_4" / "paced" / "targets")
     data = pq.read_table(workplace.models / "data" / "train.parquet").to_pylist()
     trained = {prompt for step in (1, 2) for prompt in workplace.prompts_trained(step)}
     assert len(store) == len(trained)
