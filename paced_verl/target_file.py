@@ -60,7 +60,11 @@ def replacing(path: Path) -> Iterator[Path]:
 def write(path: Path, rows: Sequence[tuple[int, Row]], origin: Origin) -> None:
     """Write rows, by prompt, to a file: all of them or nothing."""
     schema = SCHEMA.with_metadata({f"paced_verl.{key}": value for key, value in origin._asdict().items()})
-    with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+    # A dictionary of token ids would cost more time than it saves space.
+    with (
+        replacing(path) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd", use_dictionary=False) as writer,
+    ):
         for start in range(0, len(rows), _BATCH):
             writer.write_batch(_to_batch(rows[start : start + _BATCH]))
 

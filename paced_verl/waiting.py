@@ -13,7 +13,8 @@ from paced_verl.config import TargetsConfig
 from paced_verl.judge import Judge
 from paced_verl.targets import Target, TargetStore, prompt_hash
 
-SAVE_SECONDS = 60.0  # between two writes of the file
+SAVE_SECONDS = 60.0  # between two writes of the file,
+SAVE_SHARE = 0.05  # which is written whole: of a large one, so much of the time
 
 
 class Writer(Protocol):
@@ -43,7 +44,7 @@ class Waiting:
         self._queue = deque(self._attempts)
         self._skipped: dict[int, Target] = {}
         self._dataset, self._store, self._targets, self._judge = dataset, store, targets, judge
-        self._saved, self._unsaved = time.monotonic(), False
+        self._save_at, self._unsaved = time.monotonic() + SAVE_SECONDS, False
         self.progress = tqdm(total=len(self._queue), desc="Teacher responses", unit="prompt")
 
     def __enter__(self) -> Waiting:
@@ -64,7 +65,7 @@ class Waiting:
 
     def take(self, most: int) -> list[tuple[int, dict[str, Any]]]:
         """The next rows to ask for, with their positions; none if all are settled or taken."""
-        if time.monotonic() - self._saved >= SAVE_SECONDS:
+        if time.monotonic() >= self._save_at:
             self._save()
         prompts = [self._queue.popleft() for _ in range(min(most, len(self._queue)))]
         return [(prompt, self._dataset[prompt]) for prompt in prompts]
@@ -97,7 +98,9 @@ class Waiting:
         self.progress.update()
 
     def _save(self) -> None:
+        began = time.monotonic()
         if self._unsaved:
             assert self._targets.file is not None
             self._store.save(self._targets.file)
-        self._saved, self._unsaved = time.monotonic(), False
+        ended = time.monotonic()
+        self._save_at, self._unsaved = ended + max(SAVE_SECONDS, (ended - began) / SAVE_SHARE), False

@@ -377,7 +377,7 @@ def test_a_correct_answer_is_asked_for_up_to_so_many_times(file: Path) -> None:
 def test_a_server_that_gives_nothing_of_use_is_not_asked_to_the_end(
     file: Path, unusable: dict[str, Any], words: list[str]
 ) -> None:
-    """After 32 answers, and what is in flight then; with the cause, and without a word about these prompts in the file."""
+    """After 32 answers and what is in flight then, with the cause; and nothing is stored for these prompts."""
     with serving(lambda question, attempt: unusable) as server:
         desk = Desk(server.url, file, 100, concurrency=2, attempts=2)
         with pytest.raises(ConfigError) as error:
@@ -389,7 +389,9 @@ def test_a_server_that_gives_nothing_of_use_is_not_asked_to_the_end(
 
 
 def test_one_answer_of_use_is_reason_to_go_on(file: Path) -> None:
-    with serving(lambda question, attempt: answer(question, attempt) if number(question) == 20 else reply("")) as server:
+    with serving(
+        lambda question, attempt: answer(question, attempt) if number(question) == 20 else reply("")
+    ) as server:
         desk = Desk(server.url, file, 100, concurrency=1)
         assert desk.write()["unfinished"] == 99
     assert (len(desk.saved()), desk.saved().responses) == (100, 1)

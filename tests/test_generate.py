@@ -146,7 +146,10 @@ def test_what_was_skipped_is_asked_again(folder: Path, file: Path) -> None:
         server.requests.clear()
         second = targets(folder, *settings, *endpoint(server))
         assert server.asked == {"problem 3": 1, "problem 7": 1, "problem 11": 1}
-    assert [(counts["stored"], counts["new"], counts["skipped"]) for counts in (first, second)] == [(9, 9, 3), (12, 3, 0)]
+    assert [(counts["stored"], counts["new"], counts["skipped"]) for counts in (first, second)] == [
+        (9, 9, 3),
+        (12, 3, 0),
+    ]
     gone = endpoint(server)
     assert targets(folder, *settings, *gone) == {"stored": 12, "new": 0, "skipped": 0}
 
@@ -160,7 +163,9 @@ def test_a_server_whose_answers_have_no_text_stores_nothing(folder: Path, file: 
     with serving(lambda question, attempt: reply(None)) as server:
         settings = [f"paced.targets.file={file}", *endpoint(server)]
         if not file_before:
-            with pytest.raises(ConfigError, match=r"the first 12 answers are unusable\. 12 × no text .* reasoning parser"):
+            with pytest.raises(
+                ConfigError, match=r"the first 12 answers are unusable\. 12 × no text .* reasoning parser"
+            ):
                 targets(folder, *settings)
             assert not file.exists()
         else:  # a few that never fit a file are no reason to fail
@@ -184,7 +189,7 @@ def test_a_file_says_whose_it_is(folder: Path, file: Path, tmp_path: Path) -> No
     # The same prompts in another order: every stored prompt is there, but not in its place.
     table = pq.read_table(folder / "train.parquet")
     pq.write_table(table.take(list(reversed(range(ROWS)))), tmp_path / "reversed.parquet")
-    with pytest.raises(ValueError, match="expected teacher responses for data set .* found those for"):
+    with pytest.raises(ValueError, match=r"expected teacher responses for data set .* found those for"):
         targets(folder, f"paced.targets.file={file}", f"data.train_files={tmp_path}/reversed.parquet")
 
 
@@ -208,6 +213,7 @@ def test_an_interrupted_command_asks_for_the_rest(
         with monkeypatch.context() as patch:
             if how == "SIGKILL":  # nothing of ours runs any more, so only what take() saved is there
                 patch.setattr(waiting, "SAVE_SECONDS", 0.0)
+                patch.setattr(waiting, "SAVE_SHARE", 1e9)
                 patch.setattr(waiting.Waiting, "__exit__", lambda self, *_: None)
             with pytest.raises(KeyboardInterrupt if how == "Ctrl-C" else ConnectionError):
                 targets(folder, *settings)
