@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from omegaconf import DictConfig
 
 from paced_verl.checks import check, check_length, number_of_prompts
+from paced_verl.checks.targets import blank_responses
 from paced_verl.config import PacedConfig
 from paced_verl.schedule import Schedule, Stage, refresh_due
 
@@ -24,6 +25,7 @@ class Plan:
         n: verl's ``rollout.n``, responses per prompt on the student's own responses.
         pools: GPUs per pool.
         ignored: Keys that have no effect in this run, and why.
+        blank: Rows whose ``targets.column`` holds no response, and all rows; zeros without that column.
     """
 
     paced: PacedConfig
@@ -33,6 +35,7 @@ class Plan:
     n: int
     pools: dict[str, int]
     ignored: dict[str, str]
+    blank: tuple[int, int] = (0, 0)
 
     @classmethod
     def of(cls, config: DictConfig) -> Plan:
@@ -56,6 +59,7 @@ class Plan:
             n=config.actor_rollout_ref.rollout.n,
             pools=_pools(config, paced),
             ignored=_ignored(config, paced),
+            blank=blank_responses(config, paced.targets.column) if paced.targets.column else (0, 0),
         )
 
     def rows(self, stage: Stage) -> int:
@@ -138,6 +142,8 @@ class Plan:
                 f"{rows * steps} of each in the stage"
             )
         source = self.paced.targets.column or self.paced.targets.file
+        if self.blank[0]:
+            source = f"{source} ({self.blank[0]} of {self.blank[1]} rows have none)"
         origin = (
             f"from {source}, else written by the teacher" if source else "written by the teacher server once a prompt"
         )

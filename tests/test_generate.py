@@ -16,12 +16,12 @@ import pytest
 from transformers import AutoTokenizer
 
 from paced_verl import generate, waiting
-from paced_verl.config import ConfigError
+from paced_verl.config import ConfigError, PacedConfig
 from paced_verl.generate import generate_targets
 from paced_verl.launch import compose
-from paced_verl.targets import Target, TargetStore
+from paced_verl.targets import Target, TargetStore, prompt_hash
 from tests.test_checks import ROWS, write_data, write_model
-from tests.test_endpoint import ChatServer, failure, number, reply, serving
+from tests.test_endpoint import STAGES, ChatServer, failure, number, reply, serving
 
 
 @pytest.fixture(scope="module")
@@ -226,6 +226,28 @@ def test_an_interrupted_command_asks_for_the_rest(
         counts = targets(folder, *settings)
     assert set(server.asked - asked) == {f"problem {i}" for i in range(ROWS) if i not in first}
     assert (counts["stored"], counts["new"], counts["skipped"]) == (ROWS, ROWS - len(first), 0)
+
+
+def test_a_run_takes_what_is_stored_then_the_column_and_no_blank(folder: Path) -> None:
+    """A response that is stored comes first, one in the data before the knowledge that none could be had."""
+    from paced_verl.trainer import PacedTrainer
+
+    tokenizer, store = AutoTokenizer.from_pretrained(folder / "student"), TargetStore()
+    texts = ["problem is", "problem is", "problem is", "", None, " "]
+    prompts = [[{"role": "user", "content": f"problem {i}"}] for i in range(len(texts))]
+    dataset = [{"raw_prompt": prompt, "response": text} for prompt, text in zip(prompts, texts, strict=True)]
+    store.add(0, Target((9,), "2"))
+    store.add(1, Target(()))
+    store.add(5, Target(()))
+    block = {"targets": {"column": "response"}, "schedule": STAGES}
+    run = SimpleNamespace(
+        train_dataset=dataset, tokenizer=tokenizer, paced=PacedConfig.parse(block), state=SimpleNamespace(targets=store)
+    )
+    ids = [*tokenizer.encode("problem is", add_special_tokens=False), tokenizer.eos_token_id]
+    taken = [PacedTrainer._stored_target(run, i) for i in range(len(texts))]  # type: ignore[arg-type]
+    assert taken == [[9], ids, ids, None, None, []]
+    assert store[1] == Target(tuple(ids), "problem is", None, prompt_hash(prompts[1]))
+    assert 3 not in store
 
 
 def test_what_cannot_be_written_ahead_says_so(folder: Path, file: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -127,8 +128,13 @@ def _prompt_hashes(config: DictConfig) -> Iterator[str]:
             rewritten = not media.isdisjoint(rows.schema_arrow.names)
             for batch in rows.iter_batches(columns=[key]):
                 for messages in batch.column(0).to_pylist():
-                    text = not rewritten and all(isinstance(message["content"], str) for message in messages)
-                    yield prompt_hash(messages) if text else ""
+                    yield prompt_hash(messages) if not rewritten and _are_text(messages) else ""
+
+
+def _are_text(messages: Any) -> bool:
+    if not isinstance(messages, list):
+        return False
+    return all(isinstance(message, dict) and isinstance(message.get("content"), str) for message in messages)
 
 
 def _column(config: DictConfig, paced: PacedConfig, path: str) -> Iterator[str]:
