@@ -200,6 +200,52 @@ def test_a_checkpoint_writes_only_what_came_since_the_last_one(tmp_path: Path) -
     assert [loaded[prompt].token_ids for prompt in (1, 2, 3)] == [(9,), (2,), (3,)]
 
 
+def store_of(**ids: int) -> TargetStore:
+    store = TargetStore()
+    for prompt, token in ids.items():
+        store.add(int(prompt[1:]), Target((token,)))
+    return store
+
+
+def test_parts_of_another_life_are_not_taken_for_ones_own(tmp_path: Path) -> None:
+    """A run resumes from its first checkpoint and comes to the third one again, by other responses."""
+    first, second, third = (tmp_path / str(step) for step in (1, 2, 3))
+    for life in (5, 6):
+        store = store_of(p1=1) if life == 5 else TargetStore()
+        if life == 6:
+            store.load(first)
+        else:
+            store.save_parts(first)
+        for prompt, folder in ((2, second), (3, third)):
+            store.add(prompt, Target((life,)))
+            store.save_parts(folder)
+        loaded = TargetStore()
+        loaded.load(third)
+        assert contents(loaded) == {1: Target((1,)), 2: Target((life,)), 3: Target((life,))}
+        assert len(parts(third)) == 3, "what the other life had left there is gone"
+
+
+@pytest.mark.parametrize("moment", [0, 1, 2])
+def test_a_save_that_is_killed_leaves_what_was_there(tmp_path: Path, moment: int) -> None:
+    """At the link to an older part, the new part, and the list of parts; temporary files stay, until the next save."""
+    store_of(p1=7).save_parts(tmp_path / "2")
+    store = store_of(p1=1)
+    store.save_parts(tmp_path / "1")
+    store.add(2, Target((2,)))
+    with pytest.MonkeyPatch.context() as patch:
+        killed_at(moment, patch)
+        with pytest.raises(Killed):
+            store.save_parts(tmp_path / "2")
+    loaded = TargetStore()
+    loaded.load(tmp_path / "2")
+    assert contents(loaded) == {1: Target((7,))}
+    assert bool(list((tmp_path / "2").glob(".*"))) == (moment > 0)
+    store.save_parts(tmp_path / "2")
+    loaded.load(tmp_path / "2")
+    assert contents(loaded) == {1: Target((1,)), 2: Target((2,))}
+    assert len(list((tmp_path / "2").iterdir())) == 3, "two parts and their list"
+
+
 def test_four_bytes_a_token_and_one_a_letter() -> None:
     store = TargetStore()
     store.add(0, Target(tuple(range(1000, 2000)), "x" * 3000 + "α"))
