@@ -317,10 +317,10 @@ class RouteConfig(_Block):
 class EndpointConfig(_Block):
     """An OpenAI-compatible endpoint that writes teacher responses for ``paced-verl targets``. Runs do not read it."""
 
-    url: Annotated[str, Field(pattern=r"^https?://")]
+    url: Annotated[str, Field(pattern=r"^https?://[^\s/?#:]+\S*$")]
     """The base URL, up to and with ``/v1``."""
     model: Annotated[str, Field(min_length=1)]
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: Annotated[str, Field(min_length=1)] = "OPENAI_API_KEY"
     """Name of the environment variable whose value is sent as the key; it may be unset for a server without keys."""
     concurrency: Annotated[int, Field(ge=1)] = 32
     """Requests in flight."""
@@ -338,9 +338,9 @@ class EndpointConfig(_Block):
 class TargetsConfig(_Block):
     """Where teacher responses y_T come from."""
 
-    column: str | None = None
+    column: Annotated[str, Field(min_length=1)] | None = None
     """Take them from this field of the data (a dotted path such as ``extra_info.response``)."""
-    file: str | None = None
+    file: Annotated[str, Field(min_length=1)] | None = None
     """Take them from, and add generated ones to, this parquet file (made by ``paced-verl targets``, or by a run)."""
     keep: Literal["all", "correct"] = "all"
     """``correct`` keeps a generated response only if the reward says so."""

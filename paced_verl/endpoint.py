@@ -3,13 +3,15 @@
 The server is sent the teacher's messages and applies its own chat template. What comes back is the text of the answer
 (``message.content``; what a server's reasoning parser has moved elsewhere is not seen), in the student's tokens, with
 an end of sequence. An answer that did not end by itself (``finish_reason`` other than ``stop``), is empty, or is longer
-than ``data.max_response_length`` student tokens would teach to stop at its end: it is an attempt that is not kept.
+than ``data.max_response_length`` student tokens would teach to stop at its end: it is an attempt that is not kept. If
+all answers are such from the first on, the command ends and names the causes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,9 @@ from paced_verl.waiting import Waiting
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
     from openai.types.chat import ChatCompletion
+    from openai.types.chat.chat_completion import Choice
+
+PATIENCE = 32  # answers; if all of the first ones are unusable, more would only cost more
 
 
 class Endpoint:
@@ -33,7 +38,8 @@ class Endpoint:
 
     Attributes:
         tokens_in, tokens_out: Of all answers, kept or not, as the server counts them; 0 where it does not.
-        unfinished: Answers that were cut off, empty or too long.
+        usable: Number of answers that could be kept.
+        unusable: The others, by cause: cut off, empty or too long.
         retries: Requests sent again by the client.
     """
 
@@ -45,7 +51,8 @@ class Endpoint:
         self.response_length = response_length
         ours = {"temperature": targets.temperature, "top_p": targets.top_p, "max_tokens": response_length}
         self._parameters = {k: v for k, v in (ours | self.settings.parameters).items() if v is not None}
-        self.tokens_in = self.tokens_out = self.unfinished = self.retries = 0
+        self.tokens_in = self.tokens_out = self.usable = self.retries = 0
+        self.unusable: Counter[str] = Counter()
 
     @property
     def cost(self) -> float:
@@ -60,11 +67,13 @@ class Endpoint:
 
         Raises:
             ConnectionError: The server refused a request, or could not be had after all retries.
-            ConfigError: A prompt is not text.
+            ConfigError: A prompt is not text, or no answer can be used: none of the first ones, or of all there is.
         """
         asyncio.run(self._write(waiting))
+        if not waiting.responses:
+            self._check_use(least=1)
         return {
-            "unfinished": self.unfinished,
+            "unfinished": self.unusable.total(),
             "retries": self.retries,
             "tokens in": self.tokens_in,
             "tokens out": self.tokens_out,
@@ -93,8 +102,10 @@ class Endpoint:
             ((prompt, row),) = rows
             token_ids = self._tokens(await self._answer(client, self._messages(row)))
             # A reward may wait for a judge or a subprocess, and may not run in an event loop: in a thread, as in verl.
-            waiting.settle(prompt, await asyncio.to_thread(waiting.judge, row, token_ids))
-            waiting.progress.set_postfix_str(f"cost {self.cost:.4g}, unfinished {self.unfinished}", refresh=False)
+            waiting.settle(prompt, await asyncio.to_thread(waiting.judged, row, token_ids))
+            progress = f"cost {self.cost:.4g}, unfinished {self.unusable.total()}"
+            waiting.progress.set_postfix_str(progress, refresh=False)
+            self._check_use(least=PATIENCE)
 
     def _messages(self, row: Mapping[str, Any]) -> Any:
         messages = self.context.messages(row)
@@ -133,11 +144,41 @@ class Endpoint:
         )
 
     def _tokens(self, answer: ChatCompletion) -> tuple[int, ...]:
-        """The answer in the student's tokens; empty if it is unfinished."""
+        """The answer in the student's tokens; empty if it cannot be used."""
         choice = answer.choices[0]
         text = choice.message.content or ""
         token_ids = (*self.tokenizer.encode(text, add_special_tokens=False), self.tokenizer.eos_token_id)
-        if choice.finish_reason == "stop" and text.strip() and len(token_ids) <= self.response_length:
-            return token_ids
-        self.unfinished += 1
-        return ()
+        cause = _why_unusable(choice)
+        if cause is None and len(token_ids) > self.response_length:
+            cause = f"longer than data.max_response_length={self.response_length} student tokens: raise it"
+        if cause is not None:
+            self.unusable[cause] += 1
+            return ()
+        self.usable += 1
+        return token_ids
+
+    def _check_use(self, least: int) -> None:
+        """Raise if ``least`` answers or more have come, and none could be used."""
+        if self.usable or self.unusable.total() < least:
+            return
+        causes = "; ".join(f"{count} × {cause}" for cause, count in self.unusable.most_common())
+        raise ConfigError(
+            f"paced.targets.endpoint.url={self.settings.url}, model={self.settings.model}: all of the first "
+            f"{self.unusable.total()} answers are unusable. {causes}. Nothing is stored for their prompts."
+        )
+
+
+def _why_unusable(choice: Choice) -> str | None:
+    """Why an answer is not a whole response, and what to do."""
+    if choice.finish_reason == "length":
+        return (
+            "cut off at the limit of tokens (finish_reason: length): raise data.max_response_length, or send another "
+            "limit with paced.targets.endpoint.parameters"
+        )
+    if not (choice.message.content or "").strip():
+        return (
+            f"no text (content is empty, finish_reason: {choice.finish_reason}): does a reasoning parser of the server "
+            "put the text elsewhere, or does the model call tools? Switch that off at the server or with "
+            "paced.targets.endpoint.parameters"
+        )
+    return None if choice.finish_reason == "stop" else f"not ended by the model (finish_reason: {choice.finish_reason})"

@@ -17,25 +17,28 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.reward_score import default_compute_score
 
 from paced_verl.checks import check
-from paced_verl.config import ConfigError, PacedConfig
+from paced_verl.config import ConfigError, PacedConfig, TargetsConfig
 from paced_verl.context import TeacherContext
 from paced_verl.endpoint import Endpoint
+from paced_verl.judge import Judge
 from paced_verl.prompts import Prompts
-from paced_verl.targets import TargetStore
+from paced_verl.target_file import Origin
+from paced_verl.targets import TargetStore, fingerprint, tokenizer_hash
 from paced_verl.waiting import Waiting, Writer
 
 CHUNK = 512  # prompts handed to the offline engine at once
 
 
 def generate_targets(config: DictConfig) -> dict[str, float]:
-    """Write a teacher response for every training prompt that has none yet.
+    """Write a teacher response for every training prompt that has none yet, those that were skipped before among them.
 
     Returns:
-        Counts: stored responses, of which new, of which skipped (none was kept in ``attempts`` tries); of an endpoint
-        also :class:`~paced_verl.endpoint.Endpoint`'s.
+        Counts: ``stored`` responses, of which ``new``; prompts that were ``skipped`` (none was kept in ``attempts``
+        tries); of an endpoint also :class:`~paced_verl.endpoint.Endpoint`'s.
 
     Raises:
-        ConfigError: No file to write to, several teachers, or anything that would stop the run too.
+        ConfigError: No file to write to, several teachers, no response that could be kept, or anything that would stop
+            the run too.
         ConnectionError: The endpoint failed; what it answered before is stored.
     """
     paced, _ = check(config)
@@ -45,17 +48,29 @@ def generate_targets(config: DictConfig) -> dict[str, float]:
     writer = _writer(config, paced, model)
     dataset = create_rl_dataset(config.data.train_files, config.data, model.tokenizer, model.processor, is_train=True,
                                 max_samples=config.data.get("train_max_samples", -1))  # fmt: skip
-    store = TargetStore()
+    store = TargetStore(Origin(fingerprint(dataset), tokenizer_hash(model.tokenizer)))
     if Path(paced.targets.file).exists():
         store.load(paced.targets.file)
-    missing = [i for i in range(len(dataset)) if store.get(i, dataset[i]["raw_prompt"]) is None]
+        store.check(dataset, model.hf_config.get_text_config().vocab_size)
+    before = store.responses
+    missing = [prompt for prompt in range(len(dataset)) if not store.has_response(prompt)]
     counts: dict[str, float] = {}
     if missing:
-        reward = get_custom_reward_fn(config) or default_compute_score
-        with Waiting(missing, dataset, store, paced, model.tokenizer, reward) as waiting:
+        judge = Judge(model.tokenizer, get_custom_reward_fn(config) or default_compute_score, paced.pass_rate.threshold)
+        with Waiting(missing, dataset, store, paced.targets, judge) as waiting:
             counts = writer.write(waiting)
-    skipped = sum(not store[i].token_ids for i in range(len(dataset)))
-    return {"stored": len(store), "new": len(missing), "skipped": skipped, **counts}
+            if not store.responses:
+                raise ConfigError(_nothing_kept(paced.targets, len(missing)))
+    stored = store.responses
+    return {"stored": stored, "new": stored - before, "skipped": len(dataset) - stored, **counts}
+
+
+def _nothing_kept(targets: TargetsConfig, asked: int) -> str:
+    return (
+        f"The teacher was asked about {asked} prompts, paced.targets.attempts={targets.attempts} times each, and no "
+        f"response could be kept (paced.targets.keep={targets.keep}): {targets.file} is not written. Does the reward "
+        "function find the answer in what the teacher writes?"
+    )
 
 
 def _writer(config: DictConfig, paced: PacedConfig, model: Any) -> Writer:
@@ -117,5 +132,5 @@ class OfflineEngine:
             inputs = [TokensPrompt(prompt_token_ids=self.prompts.teacher(row, self.context)) for _, row in rows]
             outputs = engine.generate(inputs, sampling, use_tqdm=False)
             for (prompt, row), output in zip(rows, outputs, strict=True):
-                waiting.settle(prompt, waiting.judge(row, list(output.outputs[0].token_ids)))
+                waiting.settle(prompt, waiting.judged(row, list(output.outputs[0].token_ids)))
         return {}

@@ -11,6 +11,7 @@ from paced_verl import kernel as kernels
 from paced_verl.config import PacedConfig
 from paced_verl.passrate import PassRateTable
 from paced_verl.sampler import PassRateSampler
+from paced_verl.target_file import Origin
 from paced_verl.targets import TargetStore
 
 
@@ -22,15 +23,22 @@ class PacedState:
         prompts: Number of training prompts.
         epoch_size: Draws of one pass over them (whole batches).
         task_rewards: Whether prompts also get a task reward: then none may be left out for its weight.
-        fingerprint: Names the data set: a table of another one is refused.
+        fingerprint: Names the data set: a table or targets of another one are refused.
+        tokenizer: Names the student's tokens: targets in others are refused.
     """
 
     def __init__(
-        self, paced: PacedConfig, prompts: int, epoch_size: int, task_rewards: bool = False, fingerprint: str = ""
+        self,
+        paced: PacedConfig,
+        prompts: int,
+        epoch_size: int,
+        task_rewards: bool = False,
+        fingerprint: str = "",
+        tokenizer: str = "",
     ):
         self.paced = paced
         self.table = PassRateTable(prompts, paced.pass_rate.decay, fingerprint)
-        self.targets = TargetStore()
+        self.targets = TargetStore(Origin(fingerprint, tokenizer))
         self.last_refresh: int | None = None
         every_prompt = task_rewards or paced.weight.source == "group"
         self.sampler = PassRateSampler(
@@ -83,7 +91,7 @@ class PacedState:
         """Write all but the sampler's position, which is its dataloader's state in verl's files."""
         folder.mkdir(parents=True, exist_ok=True)
         self.table.save(folder / "pass_rates.parquet")
-        self.targets.save(folder / "targets.parquet")
+        self.targets.save_parts(folder / "targets")
         (folder / "state.json").write_text(json.dumps({"last_refresh": self.last_refresh, "fitted": self.fitted}))
 
     def load(self, folder: Path) -> None:
@@ -97,5 +105,5 @@ class PacedState:
         if "prior" in fitted:
             fitted["prior"] = tuple(fitted["prior"])
         self.table = self._load_table(folder / "pass_rates.parquet")
-        self.targets.load(folder / "targets.parquet")
+        self.targets.load(folder / "targets")
         self.sampler.refresh(dataclasses.replace(self.sampler.kernel, **fitted), self.table)

@@ -9,23 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
 
-_SCHEMA = pa.schema(
-    [
-        ("prompt", pa.int64()),
-        ("prompt_hash", pa.string()),
-        ("token_ids", pa.list_(pa.int32())),
-        ("response", pa.string()),
-        ("correct", pa.bool_()),
-    ]
-)
+from paced_verl.target_file import Origin, Row, read, replacing, write
+
+_SPREAD = 64  # enough prompts for another order to show; hashing millions of them would delay every start
+_LIST = "parts.json"
 
 
 @dataclass(frozen=True)
@@ -41,28 +37,89 @@ class Target:
 def prompt_hash(messages: Sequence[Mapping[str, Any]]) -> str:
     """A short hash of messages, the same in every process: of images and the like it knows the kind only."""
     contents = [[message["role"], message["content"]] for message in messages]
-    text = json.dumps(contents, default=lambda medium: type(medium).__name__)
+    return _hash(json.dumps(contents, default=lambda medium: type(medium).__name__))
+
+
+def fingerprint(dataset: Any) -> str:
+    """Names verl's data set by prompts spread evenly over it, in their order: files of another one are noticed."""
+    places = spread(range(len(dataset)))
+    return prompt_hash([message for place in places for message in dataset[place]["raw_prompt"]])
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """Names a tokenizer by its vocabulary: equal where every id stands for the same token."""
+    return _hash(json.dumps(sorted(tokenizer.get_vocab().items())))
+
+
+def spread(items: Sequence[int]) -> list[int]:
+    """At most 64 of a sequence, spread evenly over it, the first and the last among them."""
+    places = np.linspace(0, len(items) - 1, min(len(items), _SPREAD), dtype=int)
+    return [items[place] for place in places.tolist()]
+
+
+def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-class TargetStore:
-    """Teacher responses by prompt."""
+@dataclass(frozen=True)
+class _Part:
+    """A parquet file of a saved store. It is written once: its name stands for the same rows in every folder."""
 
-    def __init__(self) -> None:
-        self._targets: dict[int, Target] = {}
+    path: Path
+    prompts: frozenset[int]
+
+    def put_in(self, folder: Path) -> _Part:
+        """The same file in another folder: a hard link, or a copy where there can be none."""
+        there = folder / self.path.name
+        if not there.exists():
+            try:
+                os.link(self.path, there)
+            except OSError:  # another file system, or one without links
+                with replacing(there) as temporary:
+                    shutil.copyfile(self.path, temporary)
+        return _Part(there, self.prompts)
+
+
+class TargetStore:
+    """Teacher responses by prompt; int32 ids and UTF-8 text in memory.
+
+    A checkpoint keeps a folder of parquet files (:meth:`save_parts`), ``targets.file`` is one (:meth:`save`).
+
+    Args:
+        origin: Written into files; a file of another origin is refused.
+    """
+
+    def __init__(self, origin: Origin = Origin()) -> None:  # noqa: B008 (immutable)
+        self.origin = origin
+        self._rows: dict[int, Row] = {}
+        # The rows of the parts, read in this order, and then the unsaved ones, are what the store holds.
+        self._parts: list[_Part] = []
+        self._unsaved: set[int] = set()
 
     def __len__(self) -> int:
-        return len(self._targets)
+        return len(self._rows)
 
     def __contains__(self, prompt: int) -> bool:
-        return prompt in self._targets
+        return prompt in self._rows
 
     def __getitem__(self, prompt: int) -> Target:
-        return self._targets[prompt]
+        row = self._rows[prompt]
+        return Target(tuple(row.token_ids.tolist()), row.response.decode(), row.correct, row.prompt_hash)
+
+    def has_response(self, prompt: int) -> bool:
+        """Whether there is a response, and not only the knowledge that none could be had."""
+        return prompt in self._rows and len(self._rows[prompt].token_ids) > 0
+
+    @property
+    def responses(self) -> int:
+        """Number of prompts that have a response."""
+        return sum(map(self.has_response, self._rows))
 
     def add(self, prompt: int, target: Target) -> None:
         """Store a response; a later one for the same prompt replaces it."""
-        self._targets[prompt] = target
+        ids = np.array(target.token_ids, np.int32)
+        self._rows[prompt] = Row(ids, target.response.encode(), target.correct, target.prompt_hash)
+        self._unsaved.add(prompt)
 
     def get(self, prompt: int, messages: Sequence[Mapping[str, Any]]) -> Target | None:
         """The stored response of a prompt.
@@ -70,51 +127,110 @@ class TargetStore:
         Raises:
             ValueError: The stored response belongs to another problem.
         """
-        target = self._targets.get(prompt)
-        if target is not None and target.prompt_hash and target.prompt_hash != prompt_hash(messages):
+        if prompt not in self._rows:
+            return None
+        self._check_prompt(prompt, messages)
+        return self[prompt]
+
+    def _check_prompt(self, prompt: int, messages: Sequence[Mapping[str, Any]]) -> None:
+        stored = self._rows[prompt].prompt_hash
+        if stored and stored != prompt_hash(messages):
             raise ValueError(
                 f"The stored teacher response of prompt {prompt} was made for another problem: paced.targets.file does "
                 "not belong to data.train_files, or the data were reordered or filtered differently. Make it again "
                 "with `paced-verl targets`."
             )
-        return target
 
-    def save(self, path: str | Path) -> None:
-        """Write all responses to a parquet file, atomically."""
-        rows = sorted(self._targets.items())
-        table = pa.table(
-            {
-                "prompt": [prompt for prompt, _ in rows],
-                "prompt_hash": [target.prompt_hash for _, target in rows],
-                "token_ids": [list(target.token_ids) for _, target in rows],
-                "response": [target.response for _, target in rows],
-                "correct": [target.correct for _, target in rows],
-            },
-            schema=_SCHEMA,
-        )
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        pq.write_table(table, temporary)
-        os.replace(temporary, path)
+    def check(self, dataset: Any, vocabulary: int) -> None:
+        """Look whether the responses can belong to a data set, by prompts spread evenly over them.
 
-    def load(self, path: str | Path) -> None:
-        """Add all responses of a file.
+        Args:
+            dataset: verl's, by position.
+            vocabulary: Number of token ids that the student knows.
 
         Raises:
-            ValueError: Not a file of teacher responses.
+            ValueError: They cannot.
         """
-        try:
-            table = pq.read_table(path, schema=_SCHEMA)
-        except (OSError, pa.ArrowException, KeyError) as error:
+        prompts = sorted(self._rows)
+        if prompts and prompts[-1] >= len(dataset):
             raise ValueError(
-                f"paced.targets.file={path} is not a file of teacher responses ({error}). "
-                f"Expected the columns {', '.join(_SCHEMA.names)}; make one with `paced-verl targets`."
-            ) from None
-        for row in table.to_pylist():
-            self.add(
-                row["prompt"], Target(tuple(row["token_ids"]), row["response"], row["correct"], row["prompt_hash"])
+                f"A teacher response is stored for prompt {prompts[-1]}, but the data have {len(dataset)} prompts: "
+                "paced.targets.file does not belong to data.train_files. Make it again with `paced-verl targets`."
             )
+        for prompt in spread(prompts):
+            self._check_prompt(prompt, dataset[prompt]["raw_prompt"])
+        check_ids(max((highest_id(row) for row in self._rows.values()), default=-1), vocabulary)
+
+    def save(self, file: str | Path) -> None:
+        """Write all responses to one parquet file, atomically."""
+        write(Path(file), sorted(self._rows.items()), self.origin)
+
+    def save_parts(self, folder: str | Path) -> None:
+        """Save to a folder: what came since the last save is written, parts that were saved before are linked to.
+
+        The folder can do without any other one. Its list of parts is written last and atomically: until then it holds
+        what it held before. A part that was deleted where it was last saved is written anew.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = [part for part in self._parts if part.path.exists()]
+        lost = [part for part in self._parts if part not in kept]
+        parts = [part.put_in(folder) for part in kept]
+        if prompts := self._unsaved.union(*(part.prompts for part in lost)):
+            part = _Part(folder / f"{uuid.uuid4().hex}.parquet", frozenset(prompts))
+            write(part.path, [(prompt, self._rows[prompt]) for prompt in sorted(prompts)], self.origin)
+            parts.append(part)
+        names = [part.path.name for part in parts]
+        with replacing(folder / _LIST) as temporary:
+            temporary.write_text(json.dumps(names))
+        self._parts, self._unsaved = parts, set()
+        for file in folder.glob("*.parquet*"):  # of a save that was killed, or of a run that was taken up before this
+            if file.name not in names:
+                file.unlink()
+
+    def load(self, path: str | Path) -> None:
+        """Add all responses of a file, or of a folder that :meth:`save_parts` has written; they replace those here.
+
+        Raises:
+            ValueError: It holds no teacher responses, or those of another data set or tokenizer.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            self._unsaved |= self._read(path)
+            return
+        try:
+            names = json.loads((path / _LIST).read_text())
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path} holds no teacher responses of a checkpoint ({error}).") from None
+        parts = [_Part(path / name, self._read(path / name)) for name in names]
+        # What was here before and is not in these parts has to be in the next save, too.
+        self._unsaved.update(*(part.prompts for part in self._parts))
+        self._unsaved.difference_update(*(part.prompts for part in parts))
+        self._parts = parts
+
+    def _read(self, file: Path) -> frozenset[int]:
+        rows = dict(read(file, self.origin))
+        self._rows.update(rows)
+        return frozenset(rows)
+
+
+def highest_id(row: Row) -> int:
+    """The highest token id of a response; −1 if it has none."""
+    return int(row.token_ids.max(initial=-1))
+
+
+def check_ids(highest: int, vocabulary: int) -> None:
+    """Raise a ValueError where a stored token id is none of the student's.
+
+    Args:
+        highest: The highest one of all responses.
+        vocabulary: Number of token ids that the student knows.
+    """
+    if highest >= vocabulary:
+        raise ValueError(
+            f"A stored teacher response has the token id {highest}, but the student knows the ids below {vocabulary}: "
+            "paced.targets.file was made with another tokenizer. Make it again with `paced-verl targets`."
+        )
 
 
 def column(row: Mapping[str, Any], path: str) -> Any:
@@ -123,3 +239,15 @@ def column(row: Mapping[str, Any], path: str) -> Any:
     for key in path.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None
     return value
+
+
+def response_in(row: Mapping[str, Any], path: str) -> str | None:
+    """The response that a row of the data brings (``targets.column``); ``None`` where that is missing or blank.
+
+    Raises:
+        ValueError: It is not text.
+    """
+    value = column(row, path)
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"paced.targets.column={path}: expected the text of a response, found {value!r}.")
+    return value if value and value.strip() else None

@@ -43,12 +43,11 @@ from paced_verl.passrate import PassRateTable
 from paced_verl.schedule import Stage, refresh_due
 from paced_verl.sessions import sessions
 from paced_verl.state import PacedState
-from paced_verl.targets import Target, column, prompt_hash
+from paced_verl.targets import Target, fingerprint, prompt_hash, response_in, tokenizer_hash
 from paced_verl.wiring import wire
 from paced_verl.worker import PACED_WORKERS
 
 POLL_SECONDS = 0.2  # verl looks for finished rollouts every 2 s, which is most of a short step
-FINGERPRINT_PROMPTS = 64  # enough for another order to show; hashing millions of prompts would delay every start
 
 
 class NumberedPrompts(Dataset):
@@ -62,11 +61,6 @@ class NumberedPrompts(Dataset):
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         return {**self.dataset[position], fields.PROMPT: int(position)}
-
-    def fingerprint(self) -> str:
-        """Names the data set by prompts spread evenly over it, in their order: files of another one are noticed."""
-        places = np.linspace(0, len(self) - 1, min(len(self), FINGERPRINT_PROMPTS), dtype=int)
-        return prompt_hash([message for place in places.tolist() for message in self.dataset[place]["raw_prompt"]])
 
 
 class RefillError(RuntimeError):
@@ -110,8 +104,11 @@ class PacedTrainer:
             prompts=len(self.prompts),
             epoch_size=len(self.prompts) // self._gen_batch_size * self._gen_batch_size,  # no batch is cut short
             task_rewards=self._task_rewards,
-            fingerprint=self.prompts.fingerprint(),
+            fingerprint=fingerprint(self.train_dataset),
+            tokenizer=tokenizer_hash(self.tokenizer),
         )
+        student = omega_conf_to_dataclass(self.config.actor_rollout_ref.model).hf_config
+        self.state.targets.check(self.train_dataset, student.get_text_config().vocab_size)
         self.train_dataloader = self._new_dataloader()
 
     @property
@@ -328,8 +325,8 @@ class PacedTrainer:
     def _stored_target(self, prompt: int) -> list[int] | None:
         row = self.train_dataset[prompt]
         target = self.state.targets.get(prompt, row["raw_prompt"])
-        text = column(row, self.paced.targets.column) if self.paced.targets.column else None
-        if target is None and text is not None:
+        text = response_in(row, self.paced.targets.column) if self.paced.targets.column else None
+        if text is not None and not self.state.targets.has_response(prompt):
             ids = (*self.tokenizer.encode(text, add_special_tokens=False), self.tokenizer.eos_token_id)
             target = Target(ids, text, prompt_hash=prompt_hash(row["raw_prompt"]))
             self.state.targets.add(prompt, target)

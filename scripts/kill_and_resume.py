@@ -159,7 +159,7 @@ def lost_targets(workplace: Workplace) -> Iterator[str]:
     kept: dict[int, Target] = {}
     for step in range(1, STEPS + 1):
         store = TargetStore()
-        store.load(workplace.checkpoints / f"global_step_{step}" / "paced" / "targets.parquet")
+        store.load(workplace.checkpoints / f"global_step_{step}" / "paced" / "targets")
         stored = {prompt: store[prompt] for prompt in range(SUBSET) if prompt in store}
         if changed := [prompt for prompt, target in kept.items() if stored.get(prompt) != target]:
             yield f"step {step}: the responses of prompts {changed} changed"

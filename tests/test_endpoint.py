@@ -18,7 +18,8 @@ from transformers import PreTrainedTokenizerFast
 
 from paced_verl.config import ConfigError, PacedConfig
 from paced_verl.context import TeacherContext
-from paced_verl.endpoint import Endpoint
+from paced_verl.endpoint import PATIENCE, Endpoint
+from paced_verl.judge import Judge
 from paced_verl.targets import TargetStore
 from paced_verl.waiting import Waiting
 
@@ -147,7 +148,8 @@ class Desk:
 
     def write(self) -> dict[str, float]:
         rows = range(len(self.rows))
-        with Waiting(rows, self.rows, self.store, self.paced, self.tokenizer, self.reward) as waiting:
+        judge = Judge(self.tokenizer, self.reward, self.paced.pass_rate.threshold)
+        with Waiting(rows, self.rows, self.store, self.paced.targets, judge) as waiting:
             return self.endpoint.write(waiting)
 
     def saved(self) -> TargetStore:
@@ -326,8 +328,12 @@ LONGEST = " ".join(["is"] * (RESPONSE_LENGTH - 1))
 )
 def test_an_unfinished_answer_is_not_kept(file: Path, first: dict[str, Any], finished: bool) -> None:
     """Under keep: all, too. With attempts left it is asked again; without, the prompt is stored as skipped."""
-    with serving(lambda question, attempt: first if attempt == 1 else reply("is 5")) as server:
-        once, twice = (Desk(server.url, file.with_name(f"{attempts}"), 1, attempts=attempts) for attempts in (1, 2))
+
+    def respond(question: str, attempt: int) -> Any:
+        return first if number(question) == 0 and attempt == 1 else reply("is 5")
+
+    with serving(respond) as server:
+        once, twice = (Desk(server.url, file.with_name(f"{attempts}"), 2, attempts=attempts) for attempts in (1, 2))
         counts = once.write()
         server.arrivals.clear()
         twice.write()
@@ -358,6 +364,39 @@ def test_a_correct_answer_is_asked_for_up_to_so_many_times(file: Path) -> None:
     assert [saved[i].correct for i in range(6)] == [False, True, True, True, False, False]
 
 
+@pytest.mark.parametrize(
+    ("unusable", "words"),
+    [
+        (reply(None), ["no text", "reasoning parser", "paced.targets.endpoint.parameters"]),
+        (reply(None, finish="tool_calls"), ["no text", "finish_reason: tool_calls"]),
+        (reply(None, finish="length"), ["finish_reason: length", "data.max_response_length"]),
+        (reply(f"{LONGEST} is"), [f"longer than data.max_response_length={RESPONSE_LENGTH}"]),
+        (reply("is 0", finish="content_filter"), ["finish_reason: content_filter"]),
+    ],
+)
+def test_a_server_that_gives_nothing_of_use_is_not_asked_to_the_end(
+    file: Path, unusable: dict[str, Any], words: list[str]
+) -> None:
+    """After 32 answers and what is in flight then, with the cause; and nothing is stored for these prompts."""
+    with serving(lambda question, attempt: unusable) as server:
+        desk = Desk(server.url, file, 100, concurrency=2, attempts=2)
+        with pytest.raises(ConfigError) as error:
+            desk.write()
+    assert PATIENCE <= len(server.requests) <= PATIENCE + 2
+    for word in (server.url, f"the first {PATIENCE} answers", f"{PATIENCE} × ", *words):
+        assert word in str(error.value)
+    assert not file.exists()
+
+
+def test_one_answer_of_use_is_reason_to_go_on(file: Path) -> None:
+    with serving(
+        lambda question, attempt: answer(question, attempt) if number(question) == 20 else reply("")
+    ) as server:
+        desk = Desk(server.url, file, 100, concurrency=1)
+        assert desk.write()["unfinished"] == 99
+    assert (len(desk.saved()), desk.saved().responses) == (100, 1)
+
+
 def test_a_prompt_with_an_image_is_refused(file: Path) -> None:
     with serving(answer) as server:
         desk = Desk(server.url, file, 1)
@@ -371,6 +410,12 @@ def test_a_prompt_with_an_image_is_refused(file: Path) -> None:
     ("endpoint", "words"),
     [
         ({"url": "api.example.com/v1", "model": "m"}, ["paced.targets.endpoint.url='api.example.com/v1'", "https"]),
+        ({"url": "https://", "model": "m"}, ["paced.targets.endpoint.url='https://'"]),
+        ({"url": "https:///v1", "model": "m"}, ["paced.targets.endpoint.url='https:///v1'"]),
+        ({"url": "https://:8000/v1", "model": "m"}, ["paced.targets.endpoint.url='https://:8000/v1'"]),
+        ({"url": "https://x y/v1", "model": "m"}, ["paced.targets.endpoint.url='https://x y/v1'"]),
+        ({"url": "https://x/v 1", "model": "m"}, ["paced.targets.endpoint.url='https://x/v 1'"]),
+        ({"url": "https://x/v1", "model": "m", "api_key_env": ""}, ["paced.targets.endpoint.api_key_env=''"]),
         ({"url": "http://a/v1"}, ["paced.targets.endpoint.model is missing"]),
         ({"url": "http://a/v1", "model": "m", "retry": 2}, ["paced.targets.endpoint.retry is not", "'retries'"]),
         ({"url": "http://a/v1", "model": "m", "concurrency": 0}, ["paced.targets.endpoint.concurrency=0"]),

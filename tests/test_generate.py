@@ -16,12 +16,12 @@ import pytest
 from transformers import AutoTokenizer
 
 from paced_verl import generate, waiting
-from paced_verl.config import ConfigError
+from paced_verl.config import ConfigError, PacedConfig
 from paced_verl.generate import generate_targets
 from paced_verl.launch import compose
-from paced_verl.targets import TargetStore
+from paced_verl.targets import Target, TargetStore, prompt_hash
 from tests.test_checks import ROWS, write_data, write_model
-from tests.test_endpoint import ChatServer, failure, number, reply, serving
+from tests.test_endpoint import STAGES, ChatServer, failure, number, reply, serving
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_the_file_is_the_same_whoever_writes_it(
     monkeypatch.setattr(generate, "CHUNK", 5)
     settings = ["paced.targets.keep=correct", "paced.targets.attempts=3", "paced.targets.temperature=0.25"]
     offline = targets(folder, f"paced.targets.file={file}", *settings)
-    assert offline == {"stored": 12, "new": 12, "skipped": 3}
+    assert offline == {"stored": 9, "new": 9, "skipped": 3}
     assert max(offline_engine) == 5
     assert sum(offline_engine) == 3 * (1 + 2 + 3 + 3)
 
@@ -133,8 +133,64 @@ def test_the_file_is_the_same_whoever_writes_it(
     }
     assert server.asked == {f"problem {i}": min(1 + i % 4, 3) for i in range(ROWS)}
 
+
+def test_what_was_skipped_is_asked_again(folder: Path, file: Path) -> None:
+    """Problems 3, 7 and 11 are right at their fourth attempt only: the first one of the next command."""
+    settings = [f"paced.targets.file={file}", "paced.targets.keep=correct", "paced.targets.attempts=3"]
+    with serving(lambda question, attempt: reply(written(question, attempt))) as server:
+        first = targets(folder, *settings, *endpoint(server))
+        store = TargetStore()
+        store.load(file)
+        assert [i for i in range(ROWS) if not store.has_response(i)] == [3, 7, 11]
+        assert len(store) == ROWS, "that none could be had is stored, too: a run does not ask"
+        server.requests.clear()
+        second = targets(folder, *settings, *endpoint(server))
+        assert server.asked == {"problem 3": 1, "problem 7": 1, "problem 11": 1}
+    assert [(counts["stored"], counts["new"], counts["skipped"]) for counts in (first, second)] == [
+        (9, 9, 3),
+        (12, 3, 0),
+    ]
     gone = endpoint(server)
-    assert targets(folder, f"paced.targets.file={other}", *settings, *gone) == {"stored": 12, "new": 0, "skipped": 3}
+    assert targets(folder, *settings, *gone) == {"stored": 12, "new": 0, "skipped": 0}
+
+
+@pytest.mark.parametrize("file_before", [False, True])
+def test_a_server_whose_answers_have_no_text_stores_nothing(folder: Path, file: Path, file_before: bool) -> None:
+    if file_before:
+        store = TargetStore()
+        store.add(0, Target((2, 3), "problem is"))
+        store.save(file)
+    with serving(lambda question, attempt: reply(None)) as server:
+        settings = [f"paced.targets.file={file}", *endpoint(server)]
+        if not file_before:
+            with pytest.raises(
+                ConfigError, match=r"the first 12 answers are unusable\. 12 × no text .* reasoning parser"
+            ):
+                targets(folder, *settings)
+            assert not file.exists()
+        else:  # a few that never fit a file are no reason to fail
+            assert targets(folder, *settings)["skipped"] == ROWS - 1
+
+
+def test_no_response_that_could_be_kept_is_an_error(folder: Path, file: Path) -> None:
+    with serving(lambda question, attempt: reply("is wrong")) as server:
+        settings = [f"paced.targets.file={file}", "paced.targets.keep=correct", *endpoint(server)]
+        with pytest.raises(ConfigError, match=r"asked about 12 prompts.*paced\.targets\.keep=correct.*reward function"):
+            targets(folder, *settings)
+    assert not file.exists()
+
+
+def test_a_file_says_whose_it_is(folder: Path, file: Path, tmp_path: Path) -> None:
+    with serving(lambda question, attempt: reply(f"= {number(question)}")) as server:
+        targets(folder, f"paced.targets.file={file}", *endpoint(server))
+    metadata = pq.read_schema(file).metadata
+    assert len(metadata[b"paced_verl.data"]) == len(metadata[b"paced_verl.tokenizer"]) == 16
+
+    # The same prompts in another order: every stored prompt is there, but not in its place.
+    table = pq.read_table(folder / "train.parquet")
+    pq.write_table(table.take(list(reversed(range(ROWS)))), tmp_path / "reversed.parquet")
+    with pytest.raises(ValueError, match=r"expected teacher responses for data set .* found those for"):
+        targets(folder, f"paced.targets.file={file}", f"data.train_files={tmp_path}/reversed.parquet")
 
 
 @pytest.mark.parametrize("how", ["Ctrl-C", "refused", "SIGKILL"])
@@ -157,6 +213,7 @@ def test_an_interrupted_command_asks_for_the_rest(
         with monkeypatch.context() as patch:
             if how == "SIGKILL":  # nothing of ours runs any more, so only what take() saved is there
                 patch.setattr(waiting, "SAVE_SECONDS", 0.0)
+                patch.setattr(waiting, "SAVE_SHARE", 1e9)
                 patch.setattr(waiting.Waiting, "__exit__", lambda self, *_: None)
             with pytest.raises(KeyboardInterrupt if how == "Ctrl-C" else ConnectionError):
                 targets(folder, *settings)
@@ -169,6 +226,28 @@ def test_an_interrupted_command_asks_for_the_rest(
         counts = targets(folder, *settings)
     assert set(server.asked - asked) == {f"problem {i}" for i in range(ROWS) if i not in first}
     assert (counts["stored"], counts["new"], counts["skipped"]) == (ROWS, ROWS - len(first), 0)
+
+
+def test_a_run_takes_what_is_stored_then_the_column_and_no_blank(folder: Path) -> None:
+    """A response that is stored comes first, one in the data before the knowledge that none could be had."""
+    from paced_verl.trainer import PacedTrainer
+
+    tokenizer, store = AutoTokenizer.from_pretrained(folder / "student"), TargetStore()
+    texts = ["problem is", "problem is", "problem is", "", None, " "]
+    prompts = [[{"role": "user", "content": f"problem {i}"}] for i in range(len(texts))]
+    dataset = [{"raw_prompt": prompt, "response": text} for prompt, text in zip(prompts, texts, strict=True)]
+    store.add(0, Target((9,), "2"))
+    store.add(1, Target(()))
+    store.add(5, Target(()))
+    block = {"targets": {"column": "response"}, "schedule": STAGES}
+    run = SimpleNamespace(
+        train_dataset=dataset, tokenizer=tokenizer, paced=PacedConfig.parse(block), state=SimpleNamespace(targets=store)
+    )
+    ids = [*tokenizer.encode("problem is", add_special_tokens=False), tokenizer.eos_token_id]
+    taken = [PacedTrainer._stored_target(run, i) for i in range(len(texts))]  # type: ignore[arg-type]
+    assert taken == [[9], ids, ids, None, None, []]
+    assert store[1] == Target(tuple(ids), "problem is", None, prompt_hash(prompts[1]))
+    assert 3 not in store
 
 
 def test_what_cannot_be_written_ahead_says_so(folder: Path, file: Path) -> None:

@@ -1,4 +1,4 @@
-"""Files: tables, targets, and the columns of the training data."""
+"""Files: tables, and the columns of the training data."""
 
 from __future__ import annotations
 
@@ -14,26 +14,21 @@ from paced_verl.checks.teacher import teacher_paths
 from paced_verl.config import PacedConfig
 from paced_verl.context import TeacherContext
 from paced_verl.passrate import PassRateTable
-from paced_verl.targets import TargetStore
 
 
 def stored_files(config: DictConfig, paced: PacedConfig) -> Iterator[str]:
-    for key, path in (("paced.pass_rate.file", paced.pass_rate.file), ("paced.targets.file", paced.targets.file)):
-        if path is None:
-            continue
-        if not Path(path).exists():
-            if key == "paced.pass_rate.file":
-                yield f"{key}={path}: there is no such file."
-            continue
-        try:
-            if key == "paced.pass_rate.file":
-                # Which rows verl keeps is only known once it has tokenized them all; the trainer looks again.
-                filtered = config.data.get("filter_overlong_prompts", True)
-                PassRateTable.load(path, expected_size=None if filtered else number_of_prompts(config))
-            else:
-                TargetStore().load(path)
-        except ValueError as error:
-            yield f"{key}: {error}"
+    path = paced.pass_rate.file
+    if path is None:
+        return
+    if not Path(path).exists():
+        yield f"paced.pass_rate.file={path}: there is no such file."
+        return
+    # Which rows verl keeps is only known once it has tokenized them all; the trainer looks again.
+    filtered = config.data.get("filter_overlong_prompts", True)
+    try:
+        PassRateTable.load(path, expected_size=None if filtered else number_of_prompts(config))
+    except ValueError as error:
+        yield f"paced.pass_rate.file: {error}"
 
 
 def train_files(config: DictConfig) -> list[str]:

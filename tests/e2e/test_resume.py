@@ -47,7 +47,7 @@ def test_a_run_killed_in_each_stage_goes_on_as_if_undisturbed(workplace: Workpla
     assert workplace.last_checkpoint() == 2
     first = workplace.checkpoints / "global_step_2" / "paced"
     saved_targets, saved_table = TargetStore(), PassRateTable.load(first / "pass_rates.parquet")
-    saved_targets.load(first / "targets.parquet")
+    saved_targets.load(first / "targets")
     assert len(saved_targets) == 2 * BATCH, "one response a prompt, written in the run"
 
     killed = workplace.launch_and_kill(3, posterior)
@@ -87,7 +87,7 @@ def test_a_run_killed_in_each_stage_goes_on_as_if_undisturbed(workplace: Workpla
 
     # Stored responses are the same ones to the end.
     last = TargetStore()
-    last.load(workplace.checkpoints / "global_step_6" / "paced" / "targets.parquet")
+    last.load(workplace.checkpoints / "global_step_6" / "paced" / "targets")
     assert len(last) == 3 * BATCH
     for prompt in workplace.prompts_trained(1) + workplace.prompts_trained(2):
         assert last[prompt] == saved_targets[prompt]

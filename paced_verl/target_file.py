@@ -1,0 +1,131 @@
+"""Teacher responses as parquet: what a file holds, whose it is, how it is read and written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+SCHEMA = pa.schema(
+    [
+        ("prompt", pa.int64()),
+        ("prompt_hash", pa.string()),
+        ("token_ids", pa.list_(pa.int32())),
+        ("response", pa.string()),
+        ("correct", pa.bool_()),
+    ]
+)
+_BATCH = 256  # rows that are in memory twice: 16 MB of ids at 16,000 tokens a row
+
+
+class Origin(NamedTuple):
+    """Whose responses these are; empty where that is not known, which matches anything."""
+
+    data: str = ""
+    """Names the data set: :func:`paced_verl.targets.fingerprint`."""
+    tokenizer: str = ""
+    """Names the student's tokens: :func:`paced_verl.targets.tokenizer_hash`."""
+
+
+class Row(NamedTuple):
+    """A response as it is held in memory."""
+
+    token_ids: npt.NDArray[np.int32]
+    response: bytes
+    """UTF-8: one sign outside Latin-1 makes Python's text two or four times as large."""
+    correct: bool | None
+    prompt_hash: str
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write to, which takes the place of ``path`` at once when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write(path: Path, rows: Sequence[tuple[int, Row]], origin: Origin) -> None:
+    """Write rows, by prompt, to a file: all of them or nothing."""
+    schema = SCHEMA.with_metadata({f"paced_verl.{key}": value for key, value in origin._asdict().items()})
+    # A dictionary of token ids would cost more time than it saves space.
+    with (
+        replacing(path) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd", use_dictionary=False) as writer,
+    ):
+        for start in range(0, len(rows), _BATCH):
+            writer.write_batch(_to_batch(rows[start : start + _BATCH]))
+
+
+def _to_batch(rows: Sequence[tuple[int, Row]]) -> pa.RecordBatch:
+    token_ids = [row.token_ids for _, row in rows]
+    offsets = np.cumsum([0, *map(len, token_ids)], dtype=np.int32)
+    columns = [
+        pa.array([prompt for prompt, _ in rows], pa.int64()),
+        pa.array([row.prompt_hash for _, row in rows], pa.string()),
+        pa.ListArray.from_arrays(offsets, np.concatenate(token_ids)),
+        pa.array([row.response for _, row in rows], pa.binary()).cast(pa.string()),
+        pa.array([row.correct for _, row in rows], pa.bool_()),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+
+
+def read(path: Path, origin: Origin) -> Iterator[tuple[int, Row]]:
+    """The rows of a file, by prompt; few of them in memory at a time.
+
+    Raises:
+        ValueError: Not a file of teacher responses, or one of another data set or tokenizer.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            if missing := [name for name in SCHEMA.names if name not in file.schema_arrow.names]:
+                raise pa.ArrowInvalid(f"it has no column {missing[0]}")
+            _check_origin(path, file.schema_arrow.metadata or {}, origin)
+            for batch in file.iter_batches(_BATCH, columns=SCHEMA.names):
+                yield from _rows(batch.select(SCHEMA.names).cast(SCHEMA))
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(
+            f"{path} is not a file of teacher responses ({error}). Expected the columns {', '.join(SCHEMA.names)}; "
+            "make one with `paced-verl targets`."
+        ) from None
+
+
+def _rows(batch: pa.RecordBatch) -> Iterator[tuple[int, Row]]:
+    lists = batch["token_ids"]
+    nulls = [name for name in SCHEMA.names if name != "correct" and batch[name].null_count]
+    if nulls or lists.values.null_count:
+        raise pa.ArrowInvalid(f"null in column {(nulls or ['token_ids'])[0]}")
+    if min(pc.min(lists.values).as_py() or 0, pc.min(batch["prompt"]).as_py() or 0) < 0:
+        raise pa.ArrowInvalid("a negative prompt or token id")
+    prompts, hashes, correct = (batch[name].to_pylist() for name in ("prompt", "prompt_hash", "correct"))
+    responses = batch["response"].cast(pa.binary()).to_pylist()
+    token_ids = np.split(lists.values.to_numpy(), lists.offsets.to_numpy())[1:-1]
+    return zip(prompts, map(Row, token_ids, responses, correct, hashes), strict=True)
+
+
+def _check_origin(path: Path, metadata: dict[bytes, bytes], origin: Origin) -> None:
+    found = Origin(*(metadata.get(f"paced_verl.{key}".encode(), b"").decode() for key in Origin._fields))
+    if origin.data and found.data not in ("", origin.data):
+        raise ValueError(
+            f"{path}: expected teacher responses for data set {origin.data}, found those for {found.data}: the prompts "
+            "are others, in another order, or filtered differently. Point to the file of this data set, or make it "
+            "again with `paced-verl targets`."
+        )
+    if origin.tokenizer and found.tokenizer not in ("", origin.tokenizer):
+        raise ValueError(
+            f"{path}: expected token ids of the student's tokenizer {origin.tokenizer}, found those of "
+            f"{found.tokenizer}: they stand for other text. Point to a file made for this student, or make it again "
+            "with `paced-verl targets`."
+        )
