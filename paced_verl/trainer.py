@@ -35,6 +35,7 @@ from paced_verl import fields, resume
 from paced_verl.checks import check, check_length, teacher_paths
 from paced_verl.config import ConfigError
 from paced_verl.estimate import correct_of_row, estimate_pass_rates
+from paced_verl.fingerprint import fingerprint, places
 from paced_verl.health import EngineWatch
 from paced_verl.instructions import row_instructions
 from paced_verl.loss import METRIC_PREFIX, paced_loss
@@ -46,7 +47,6 @@ from paced_verl.wiring import wire
 from paced_verl.worker import PACED_WORKERS
 
 POLL_SECONDS = 0.2  # verl looks for finished rollouts every 2 s, which is most of a short step
-FINGERPRINT_PROMPTS = 64  # enough for another order to show; hashing millions of prompts would delay every start
 
 
 class NumberedPrompts(Dataset):
@@ -63,8 +63,7 @@ class NumberedPrompts(Dataset):
 
     def fingerprint(self) -> str:
         """Names the data set by prompts spread evenly over it, in their order: files of another one are noticed."""
-        places = np.linspace(0, len(self) - 1, min(len(self), FINGERPRINT_PROMPTS), dtype=int)
-        return prompt_hash([message for place in places.tolist() for message in self.dataset[place]["raw_prompt"]])
+        return fingerprint(self.dataset[place]["raw_prompt"] for place in places(len(self)))
 
 
 class PacedTrainer:

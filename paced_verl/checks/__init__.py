@@ -5,9 +5,9 @@ from __future__ import annotations
 from omegaconf import DictConfig, OmegaConf
 
 from paced_verl import resume
-from paced_verl.checks.data import number_of_prompts, stored_files, training_data
+from paced_verl.checks.data import number_of_prompts
 from paced_verl.checks.environment import VERL_VERSION, plugin_problems, version_problems
-from paced_verl.checks.models import models
+from paced_verl.checks.files import file_problems
 from paced_verl.checks.settings import LOSS_MODE, TRAINER_MODES, conflicts, wiring
 from paced_verl.checks.teacher import teacher_paths, teacher_problems
 from paced_verl.config import ConfigError, PacedConfig
@@ -44,13 +44,9 @@ def check(config: DictConfig) -> PacedConfig:
         *wiring(config, paced),
         *conflicts(config, paced),
         *teacher_problems(config, paced),
-        *stored_files(config, paced),
         *resume.problems(config, paced),
     ]
-    # Each step reads what the one before has found to be there.
-    for step in (training_data, models):
-        problems = problems or list(step(config, paced))
-    if problems:
+    if problems := problems or file_problems(config, paced):
         raise ConfigError("\n".join(problems))
     return paced
 
