@@ -77,7 +77,8 @@ def _file(config: DictConfig, key: str, file: str, wanted: Sequence[Need]) -> It
         yield f"{setting}: {file} has another suffix than {', '.join(SUFFIXES)}, which are all that verl reads."
     else:
         try:
-            schema, rows = schema_of(file), count(file)
+            rows = count(file)
+            schema = schema_of(file) if rows else pa.schema([])
         except UNREADABLE as error:
             what = "a parquet file" if path.suffix == ".parquet" else "a file of JSON objects, one a line"
             yield f"{setting}: {file} is not {what} ({_first_line(error)})."
