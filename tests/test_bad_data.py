@@ -318,11 +318,15 @@ BAD = [
     ("reward.reward_manager.name=prime", ["reward.reward_manager.name=prime", "no such reward manager"]),
     # Tables
     ("paced.pass_rate.file=/no/table.parquet", ["paced.pass_rate.file=/no/table.parquet", "no such file"]),
-    ("paced.pass_rate.file=@pr_emptyt.parquet", ["paced.pass_rate.file", "at least one prompt"]),
+    ("paced.pass_rate.file=@pr_emptyt.parquet", ["no prompt in it has a sample"]),
     ("paced.pass_rate.file=@pr_columns.parquet", ["pr_columns.parquet", "successes"]),
     ("paced.pass_rate.file=@text.parquet", ["text.parquet", "cannot be read"]),
     ("paced.pass_rate.file=@pr_unseen.parquet", ["no prompt in it has a sample", "pass rates are then estimated"]),
-    ("paced.pass_rate.file=@pr_larger.parquet", ["it has 24 prompts, the training data 12"]),
+    ("paced.pass_rate.file=@pr_larger.parquet", ["expected 12 prompts, found 24"]),
+    (
+        "paced.pass_rate.file=@pr_larger.parquet data.filter_overlong_prompts=True",
+        ["it has 24 prompts, the training data 12"],
+    ),
     ("paced.pass_rate.file=@pr_stranger.parquet", ["other prompts", "another order"]),
     ("paced.pass_rate.file=@pr_zero.parquet", ["every prompt has weight 0", "paced.pass_rate.file"]),
     ("paced.pass_rate.file=@pr_one.parquet paced.pass_rate.refresh=start", ["every prompt has weight 0"]),
