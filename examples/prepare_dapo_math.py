@@ -1,7 +1,7 @@
 r"""DAPO-Math-17k for a paced run: every problem once, in two disjoint splits and a held-out part.
 
-    python examples/prepare_dapo_math.py --input dapo-math-17k.parquet --out data/dapo
-    python examples/prepare_dapo_math.py --input BytedTsinghua-SIA/DAPO-Math-17k --out data/dapo \
+    python examples/prepare_dapo_math.py --input dapo-math-17k.parquet --out data/dapo-math-17k
+    python examples/prepare_dapo_math.py --input BytedTsinghua-SIA/DAPO-Math-17k --out data/dapo-math-17k \
         --solutions solutions.jsonl
 
 The public file holds 1,791,700 rows: 17,917 ids, a hundred times each, and some problems under more than one id. Here
@@ -11,13 +11,15 @@ teaches. `--input` is a local parquet or JSONL file in DAPO's columns, or the na
 
 What comes out, in verl's columns (data_source, prompt, ability, reward_model, extra_info):
 
-    data/dapo/teacher.parquet   for the teacher's own RL
-    data/dapo/train.parquet     data.train_files of the distillation
-    data/dapo/test.parquet      data.val_files of both
+    data/dapo-math-17k/teacher.parquet   for the teacher's own RL
+    data/dapo-math-17k/train.parquet     data.train_files of the distillation
+    data/dapo-math-17k/test.parquet      data.val_files of both
 
 `--solutions` is JSONL with `index` (extra_info.index) and `solution` (an expert's text): it fills
-extra_info.solution, which `paced.teacher.context=solution` shows to the teacher. Problems without one then leave
-train.parquet. A problem's place depends on its text and `--seed` only, not on the order of the file.
+extra_info.solution, which `paced.teacher.context=solution` shows to the teacher, and which the recipes in configs/ ask
+for. Problems without one then leave train.parquet. Without `--solutions` there is no such field: take
+`paced.teacher.context=answer` (the final answer) or `none`. A problem's place depends on its text and `--seed` only, not
+on the order of the file.
 """
 
 import argparse
@@ -32,6 +34,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 Row = dict[str, Any]
+
+WITHOUT = (
+    "No expert solutions: paced.teacher.context=none and answer work with these data, solution does not "
+    "(--solutions adds them)."
+)
 
 
 def read(source: str) -> Iterator[Row]:
@@ -74,14 +81,15 @@ def split(problems: list[Row], test: int, teacher_share: float, seed: int) -> di
 
 
 def as_verl(row: Row, part: str, solutions: dict[str, str]) -> Row:
-    """A row in verl's columns, with its part and its expert solution ("" where there is none)."""
+    """A row in verl's columns, with its part and, if there are solutions at all, its own or null."""
     truth, index = str(row["reward_model"]["ground_truth"]), str(row["extra_info"]["index"])
+    solution = {"solution": solutions.get(index)} if solutions else {}
     return {
         "data_source": row["data_source"],
         "prompt": row["prompt"],
         "ability": row["ability"],
         "reward_model": {"style": row["reward_model"]["style"], "ground_truth": truth},
-        "extra_info": {"index": index, "split": part, "solution": solutions.get(index, ""), "answer": truth},
+        "extra_info": {"index": index, "split": part, **solution, "answer": truth},
     }
 
 
@@ -95,7 +103,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
-    solutions = {str(row["index"]): row["solution"] for row in read(args.solutions)} if args.solutions else {}
+    rows = read(args.solutions) if args.solutions else ()
+    solutions = {str(row["index"]): row["solution"] for row in rows if (row["solution"] or "").strip()}
+    if args.solutions and not solutions:
+        raise SystemExit(f"--solutions {args.solutions}: there is no solution in it")
     problems = unique(read(args.input))
     args.out.mkdir(parents=True, exist_ok=True)
     for part, rows in split(problems, args.test, args.teacher_share, args.seed).items():
@@ -106,6 +117,8 @@ def main() -> None:
             raise SystemExit(f"{part}: no problem is left; it had {len(rows)} before those without a solution went")
         pq.write_table(pa.Table.from_pylist(converted), args.out / f"{part}.parquet")
         print(f"{args.out / part}.parquet: {len(converted)} problems")
+    if not solutions:
+        print(WITHOUT)
 
 
 if __name__ == "__main__":

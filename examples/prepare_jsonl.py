@@ -4,7 +4,8 @@
 
 with lines such as {"question": "What is 7 · 8?", "answer": "56", "proof": "7 · 8 = 7 · 7 + 7 = 56"}. `--question` and
 `--answer` name other columns. `--solution` is optional; it fills extra_info.solution, which
-`paced.teacher.context=solution` shows to the teacher.
+`paced.teacher.context=solution` shows to the teacher. Without it there is no such field, and the teacher can be shown
+the final answer (`paced.teacher.context=answer`) or what the student sees (`none`).
 
 What comes out: one row a line, in verl's columns. Train on it with
 
@@ -28,4 +29,7 @@ parser.add_argument("--data-source", default="my_problems", help="the name verl 
 parser.add_argument("--split", default="train", help="noted in every row")
 
 if __name__ == "__main__":
-    print(convert(**vars(parser.parse_args())))
+    arguments = parser.parse_args()
+    print(convert(**vars(arguments)))
+    if arguments.solution is None:
+        print("No expert solutions: paced.teacher.context=none and answer work with these data, solution does not.")

@@ -20,10 +20,11 @@ from paced_verl.checks import check
 from paced_verl.config import ConfigError, PacedConfig, TargetsConfig
 from paced_verl.context import TeacherContext
 from paced_verl.endpoint import Endpoint
+from paced_verl.fingerprint import fingerprint_of, tokenizer_hash
 from paced_verl.judge import Judge
 from paced_verl.prompts import Prompts
 from paced_verl.target_file import Origin
-from paced_verl.targets import TargetStore, fingerprint, tokenizer_hash
+from paced_verl.targets import TargetStore
 from paced_verl.waiting import Waiting, Writer
 
 CHUNK = 512  # prompts handed to the offline engine at once
@@ -48,7 +49,7 @@ def generate_targets(config: DictConfig) -> dict[str, float]:
     writer = _writer(config, paced, model)
     dataset = create_rl_dataset(config.data.train_files, config.data, model.tokenizer, model.processor, is_train=True,
                                 max_samples=config.data.get("train_max_samples", -1))  # fmt: skip
-    store = TargetStore(Origin(fingerprint(dataset), tokenizer_hash(model.tokenizer)))
+    store = TargetStore(Origin(fingerprint_of(dataset), tokenizer_hash(model.tokenizer)))
     if Path(paced.targets.file).exists():
         store.load(paced.targets.file)
         store.check(dataset, model.hf_config.get_text_config().vocab_size)

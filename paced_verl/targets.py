@@ -6,7 +6,6 @@ training set, with a hash of its text so that a file made for other data is noti
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -18,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from paced_verl.fingerprint import prompt_hash
 from paced_verl.target_file import Origin, Row, read, replacing, write
 
-_SPREAD = 64  # enough prompts for another order to show; hashing millions of them would delay every start
 _LIST = "parts.json"
 
 
@@ -32,33 +31,6 @@ class Target:
     response: str = ""
     correct: bool | None = None
     prompt_hash: str = ""
-
-
-def prompt_hash(messages: Sequence[Mapping[str, Any]]) -> str:
-    """A short hash of messages, the same in every process: of images and the like it knows the kind only."""
-    contents = [[message["role"], message["content"]] for message in messages]
-    return _hash(json.dumps(contents, default=lambda medium: type(medium).__name__))
-
-
-def fingerprint(dataset: Any) -> str:
-    """Names verl's data set by prompts spread evenly over it, in their order: files of another one are noticed."""
-    places = spread(range(len(dataset)))
-    return prompt_hash([message for place in places for message in dataset[place]["raw_prompt"]])
-
-
-def tokenizer_hash(tokenizer: Any) -> str:
-    """Names a tokenizer by its vocabulary: equal where every id stands for the same token."""
-    return _hash(json.dumps(sorted(tokenizer.get_vocab().items())))
-
-
-def spread(items: Sequence[int]) -> list[int]:
-    """At most 64 of a sequence, spread evenly over it, the first and the last among them."""
-    places = np.linspace(0, len(items) - 1, min(len(items), _SPREAD), dtype=int)
-    return [items[place] for place in places.tolist()]
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from paced_verl import fields, resume
 from paced_verl.checks import check, check_length, teacher_paths
 from paced_verl.config import ConfigError
 from paced_verl.estimate import correct_of_row, estimate_pass_rates
+from paced_verl.fingerprint import fingerprint_of, prompt_hash, tokenizer_hash
 from paced_verl.health import EngineWatch
 from paced_verl.instructions import row_instructions
 from paced_verl.loss import METRIC_PREFIX, paced_loss
@@ -43,7 +44,7 @@ from paced_verl.passrate import PassRateTable
 from paced_verl.schedule import Stage, refresh_due
 from paced_verl.sessions import sessions
 from paced_verl.state import PacedState
-from paced_verl.targets import Target, fingerprint, prompt_hash, response_in, tokenizer_hash
+from paced_verl.targets import Target, response_in
 from paced_verl.wiring import wire
 from paced_verl.worker import PACED_WORKERS
 
@@ -104,7 +105,7 @@ class PacedTrainer:
             prompts=len(self.prompts),
             epoch_size=len(self.prompts) // self._gen_batch_size * self._gen_batch_size,  # no batch is cut short
             task_rewards=self._task_rewards,
-            fingerprint=fingerprint(self.train_dataset),
+            fingerprint=fingerprint_of(self.train_dataset),
             tokenizer=tokenizer_hash(self.tokenizer),
         )
         student = omega_conf_to_dataclass(self.config.actor_rollout_ref.model).hf_config

@@ -10,8 +10,9 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from paced_verl.config import TargetsConfig
+from paced_verl.fingerprint import prompt_hash
 from paced_verl.judge import Judge
-from paced_verl.targets import Target, TargetStore, prompt_hash
+from paced_verl.targets import Target, TargetStore
 
 SAVE_SECONDS = 60.0  # between two writes of the file,
 SAVE_SHARE = 0.05  # which is written whole: of a large one, so much of the time

@@ -40,7 +40,7 @@ def write_model(folder: Path, words: list[str], vocab_size: int = 100, positions
 
 def write_data(path: Path, **replaced: object) -> Path:
     columns: dict[str, object] = {
-        "data_source": ["task"] * ROWS,
+        "data_source": ["openai/gsm8k"] * ROWS,
         "prompt": [[{"role": "user", "content": f"problem {i}"}] for i in range(ROWS)],
         "reward_model": [{"style": "rule", "ground_truth": "4"}] * ROWS,
         "extra_info": [{"index": i, "solution": "two and two " * 5} for i in range(ROWS)],

@@ -17,9 +17,10 @@ from transformers import AutoTokenizer
 
 from paced_verl import generate, waiting
 from paced_verl.config import ConfigError, PacedConfig
+from paced_verl.fingerprint import prompt_hash
 from paced_verl.generate import generate_targets
 from paced_verl.launch import compose
-from paced_verl.targets import Target, TargetStore, prompt_hash
+from paced_verl.targets import Target, TargetStore
 from tests.test_checks import ROWS, write_data, write_model
 from tests.test_endpoint import STAGES, ChatServer, failure, number, reply, serving
 

@@ -42,7 +42,7 @@ def test_a_process_that_only_imports_verl_imports_nothing_more() -> None:
 def test_the_core_needs_neither_ray_nor_verl() -> None:
     core = ["kernel", "passrate", "sampler", "schedule", "divergence", "context", "targets"]
     core += ["selection", "instructions", "group", "outcomes", "sessions", "state", "endpoint", "waiting"]
-    core += ["judge", "target_file"]
+    core += ["judge", "target_file", "fingerprint"]
     code = "import sys\n" + "".join(f"import paced_verl.{name}\n" for name in core)
     code += "print([m for m in ('ray', 'verl', 'hydra', 'tensordict', 'vllm') if m in sys.modules])"
     environment = {k: v for k, v in os.environ.items() if k != "VERL_PLATFORM"}

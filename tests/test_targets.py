@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from paced_verl.fingerprint import fingerprint_of, prompt_hash
 from paced_verl.target_file import SCHEMA, Origin
-from paced_verl.targets import Target, TargetStore, column, fingerprint, prompt_hash, response_in
+from paced_verl.targets import Target, TargetStore, column, response_in
 
 PROMPT = [{"role": "user", "content": "2+2?"}]
 
@@ -282,8 +283,8 @@ def rows_of(*texts: str) -> list[dict[str, Any]]:
 def test_a_data_set_is_named_by_its_prompts_in_their_order() -> None:
     many = [f"problem {i}" for i in range(200)]
     names = [many, many[::-1], many[:-1], ["other", *many[1:]], [*many[:-1], "other"]]
-    assert len({fingerprint(rows_of(*texts)) for texts in names}) == len(names)
-    assert fingerprint(rows_of(*many)) == fingerprint(rows_of(*many))
+    assert len({fingerprint_of(rows_of(*texts)) for texts in names}) == len(names)
+    assert fingerprint_of(rows_of(*many)) == fingerprint_of(rows_of(*many))
 
 
 def test_responses_that_cannot_belong_to_the_data_are_refused_at_the_start() -> None:

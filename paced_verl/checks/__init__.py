@@ -9,11 +9,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from paced_verl import resume
 from paced_verl.checks import verl
-from paced_verl.checks.data import number_of_prompts, stored_files, training_data
+from paced_verl.checks.data import number_of_prompts
 from paced_verl.checks.environment import VERL_VERSION, plugin_problems, version_problems
-from paced_verl.checks.models import models
+from paced_verl.checks.files import file_problems
 from paced_verl.checks.settings import conflicts
-from paced_verl.checks.targets import stored_targets
 from paced_verl.checks.teacher import teacher_paths, teacher_problems
 from paced_verl.config import ConfigError, PacedConfig
 from paced_verl.verdicts import Verdict
@@ -65,9 +64,8 @@ def check(config: DictConfig, files: bool = True) -> tuple[PacedConfig, list[Ver
     wire(wired, paced, mode.removeprefix("paced_"))
     refuse(verl.verls_own(wired))
     if files:
-        refuse([*stored_files(config, paced), *resume.problems(config, paced)])
-        for step in (training_data, models, stored_targets):
-            refuse(step(config, paced))
+        refuse(resume.problems(config, paced))
+        refuse(file_problems(config, paced))
     return paced, verdicts
 
 

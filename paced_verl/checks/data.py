@@ -1,99 +1,221 @@
-"""Files: tables, and the columns of the training data."""
+"""The files of the data: that they are there, can be read, and have the fields that a run reads."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
+from paced_verl.checks.rows import Need, blocks, count, is_list, is_text, kind_of, lacking, schema_of
 from paced_verl.checks.teacher import teacher_paths
 from paced_verl.config import PacedConfig
 from paced_verl.context import TeacherContext
-from paced_verl.passrate import PassRateTable
+
+SUFFIXES = (".parquet", ".json", ".jsonl")
+UNREADABLE = (ValueError, OSError, pa.ArrowException)
+"""What a file that is not what its name says raises."""
 
 
-def stored_files(config: DictConfig, paced: PacedConfig) -> Iterator[str]:
-    path = paced.pass_rate.file
-    if path is None:
-        return
-    if not Path(path).exists():
-        yield f"paced.pass_rate.file={path}: there is no such file."
-        return
-    # Which rows verl keeps is only known once it has tokenized them all; the trainer looks again.
-    filtered = config.data.get("filter_overlong_prompts", True)
-    try:
-        PassRateTable.load(path, expected_size=None if filtered else number_of_prompts(config))
-    except ValueError as error:
-        yield f"paced.pass_rate.file: {error}"
+def is_own(config: DictConfig) -> bool:
+    """Whether a class of the user's (``data.custom_cls``) reads the data: nothing is known of its files."""
+    return bool((config.data.get("custom_cls") or {}).get("path"))
 
 
-def train_files(config: DictConfig) -> list[str]:
-    """``data.train_files`` as a list."""
-    files = config.data.train_files
-    return [files] if isinstance(files, str) else list(files)
+def local_files(config: DictConfig, key: str) -> list[str]:
+    """``data.train_files`` or ``data.val_files`` as a list, without those that are elsewhere (``hdfs://``, ``hf://``)."""
+    files = config.data.get(key)
+    names = [files] if isinstance(files, str) else list(files or ())
+    return [name for name in names if "://" not in name]
 
 
 def number_of_prompts(config: DictConfig) -> int | None:
-    """Rows of the training files, before verl filters overlong prompts; ``None`` where they are not local parquet."""
-    files = [os.path.expanduser(file) for file in train_files(config)]
-    if not all(file.endswith(".parquet") and Path(file).exists() for file in files):
+    """Rows of the training files, before verl filters overlong prompts; ``None`` where that is not known here."""
+    files = config.data.train_files
+    names = [files] if isinstance(files, str) else list(files)
+    if is_own(config) or not all(name.endswith(SUFFIXES) and Path(name).is_file() for name in names):
         return None
-    rows = sum(pq.ParquetFile(file).metadata.num_rows for file in files)
+    rows = sum(map(count, names))
     limit = config.data.get("train_max_samples", -1)
     return min(rows, limit) if limit > 0 else rows
 
 
 def training_data(config: DictConfig, paced: PacedConfig) -> Iterator[str]:
-    for file in map(os.path.expanduser, train_files(config)):
-        if not Path(file).exists():
-            yield f"data.train_files: {file} does not exist."
-        elif file.endswith(".parquet"):
-            yield from _columns(config, paced, file)
-
-
-def _columns(config: DictConfig, paced: PacedConfig, file: str) -> Iterator[str]:
-    try:
-        schema = pq.read_schema(file)
-    except (pa.ArrowException, OSError) as error:
-        yield f"data.train_files: {file} is not a parquet file ({error})."
+    """Problems of the files themselves, training and validation."""
+    limit = config.data.get("train_max_samples", -1)
+    if not isinstance(limit, int) or limit == 0:
+        yield f"data.train_max_samples={limit}: expected a number of rows from 1 on, or -1, which takes all of them."
+    if is_own(config):
         return
-    needed = {config.data.get("prompt_key", "prompt"): "data.prompt_key"}
-    if not config.reward.reward_model.enable:
-        why = "without it no response can be scored, and there is no pass rate: the reward function reads it"
-        needed |= {"data_source": why, "reward_model": why}
-    for key, context in contexts(paced):
+    for key, wanted in (("train_files", needs(config, paced)), ("val_files", scored(config))):
+        wrong = list(_names(config, key))
+        for file in () if wrong else local_files(config, key):
+            wrong += _file(config, key, file, wanted)
+        wrong = wrong or [*_together(local_files(config, key), f"data.{key}")]
+        yield from wrong
+        if key == "train_files" and not wrong:
+            yield from _media(config, paced)
+
+
+def _names(config: DictConfig, key: str) -> Iterator[str]:
+    files = config.data.get(key)
+    names = list(files) if isinstance(files, (list, ListConfig)) else [files]
+    if not names or not all(isinstance(name, str) and name for name in names):
+        yield f"data.{key}={files}: expected the path of a file, or a list of such paths."
+
+
+def _file(config: DictConfig, key: str, file: str, wanted: Sequence[Need]) -> Iterator[str]:
+    setting, path = f"data.{key}", Path(file)
+    if not path.exists():
+        home = " verl does not expand ~: write $HOME, or the whole path." if file.startswith("~") else ""
+        yield f"{setting}: {file} does not exist.{home}"
+    elif path.is_dir():
+        yield f"{setting}: {file} is a folder. Name the files in it: {setting}=[{file}/a.parquet,{file}/b.parquet]."
+    elif not file.endswith(SUFFIXES):
+        yield f"{setting}: {file} has another suffix than {', '.join(SUFFIXES)}, which are all that verl reads."
+    else:
+        try:
+            rows = count(file)
+            schema = schema_of(file) if rows else pa.schema([])
+        except UNREADABLE as error:
+            what = "a parquet file" if path.suffix == ".parquet" else "a file of JSON objects, one a line"
+            yield f"{setting}: {file} is not {what} ({_first_line(error)})."
+            return
+        if not rows:
+            yield f"{setting}: {file} has no rows."
+            return
+        yield from _columns(config, file, schema, wanted)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _columns(config: DictConfig, file: str, schema: pa.Schema, wanted: Sequence[Need]) -> Iterator[str]:
+    key = config.data.get("prompt_key", "prompt")
+    prompt = kind_of(schema, key)
+    columns = f"Its columns: {', '.join(schema.names)}."
+    if prompt is None:
+        yield f"{file} has no field {key} (data.prompt_key). {columns}"
+    elif not _is_chat(prompt):
+        yield (
+            f"{file}: its column {key} (data.prompt_key) is {prompt}, but verl wants chat messages, "
+            '[{"role": "user", "content": "…"}]. examples/prepare_jsonl.py makes them of plain text.'
+        )
+    for need in wanted:
+        kind = kind_of(schema, need.path)
+        if kind is None:
+            yield f"{file} has no field {need.path}. {need.why} {columns}"
+        elif need.text and not (is_text(kind) or pa.types.is_null(kind)):
+            yield f"{file}: its field {need.path} is {kind}, not text. {need.why}"
+
+
+def _is_chat(kind: pa.DataType) -> bool:
+    if pa.types.is_null(kind):
+        return True  # the rows will say so
+    message = kind.value_type if is_list(kind) else None
+    return message is not None and pa.types.is_struct(message) and message.get_field_index("content") >= 0
+
+
+def _together(files: Sequence[str], setting: str) -> Iterator[str]:
+    """verl joins its files into one table."""
+    if len(files) < 2:
+        return
+    import datasets
+    from datasets.table import InMemoryTable
+
+    schemas = [schema_of(file) for file in files]
+    rows = [pa.table([pa.nulls(1, column.type) for column in schema], schema=schema) for schema in schemas]
+    try:
+        datasets.concatenate_datasets([datasets.Dataset(InMemoryTable(row)) for row in rows])
+    except ValueError as error:
+        yield f"{setting}: {', '.join(files)} cannot be joined into one table ({_first_line(error)})."
+
+
+def needs(config: DictConfig, paced: PacedConfig) -> list[Need]:
+    """The fields of the training data that a run reads, beside the prompt."""
+    found = scored(config)
+    for setting, context, teacher in contexts(paced):
         if "solution" in context.variables:
-            needed[f"extra_info.{paced.teacher.solution_key}"] = f"{key} shows it to the teacher"
+            found.append(
+                Need(f"extra_info.{paced.teacher.solution_key}", _SOLUTION.format(setting), teacher, text=True)
+            )
         if "answer" in context.variables:
-            needed["reward_model.ground_truth"] = f"{key} shows it to the teacher"
-    if len(teacher_paths(config)) > 1:
-        needed[config.distillation.teacher_key] = "distillation.teacher_key: it says which teacher a row has"
-    if paced.targets.column:
-        needed[paced.targets.column] = "paced.targets.column"
-    for path, why in needed.items():
-        if not _has_field(schema, path):
-            yield f"{file} has no field {path} ({why}). Its columns: {', '.join(schema.names)}."
+            found.append(Need("reward_model.ground_truth", f"{setting} shows it to the teacher.", teacher))
+    if teacher_keys(config):
+        found.append(Need(config.distillation.teacher_key, "distillation.teacher_key says which teacher a row has."))
+    if paced.targets.column is not None:
+        why = "paced.targets.column takes the teacher's responses from it."
+        # What is missing, a teacher server writes.
+        every = paced.teacher.backend == "reference"
+        found.append(Need(paced.targets.column, why, text=True, all_rows=every))
+    return found
 
 
-def contexts(paced: PacedConfig) -> list[tuple[str, TeacherContext]]:
-    """What teachers see, by the setting that says so."""
-    contexts = [(f"paced.teacher.context={name}", name) for name in paced.teacher.contexts]
+def teacher_keys(config: DictConfig) -> list[str]:
+    """The keys by which rows name their teacher; none where there is but one."""
+    names = list(teacher_paths(config))
+    return [str(config.distillation.teacher_models[name].key) for name in names] if len(names) > 1 else []
+
+
+_SOLUTION = (
+    "{} shows it to the teacher. Name the field of extra_info that holds expert solutions "
+    "(paced.teacher.solution_key), write one (examples/prepare_dapo_math.py --solutions, examples/prepare_jsonl.py "
+    "--solution), leave rows without one out, or take paced.teacher.context=answer, which shows the final answer and "
+    "works with verl's own data."
+)
+
+
+def scored(config: DictConfig) -> list[Need]:
+    """The fields that verl's reward managers read of every row."""
+    if config.reward.reward_model.enable or config.reward.reward_manager.source == "importlib":
+        return []
+    why = (
+        "Without it no response can be scored, and there is no pass rate: verl hands it to the reward function (where "
+        "yours does not read it, write anything)."
+    )
+    return [Need("data_source", why), Need("reward_model.ground_truth", why)]
+
+
+def contexts(paced: PacedConfig) -> list[tuple[str, TeacherContext, str | None]]:
+    """What teachers see: the setting that says so, the context, and the key of the teacher; ``None`` for any row."""
+    of = paced.teacher.context
+    named: list[tuple[str, str, str | None]] = [
+        (f"paced.teacher.context={name}", name, key)
+        for key, name in (of.items() if isinstance(of, dict) else [(None, of)])
+    ]
     if paced.route is not None:
-        contexts.append((f"paced.route.context={paced.route.context}", paced.route.context))
-    return [(key, TeacherContext(name, paced.teacher.solution_key)) for key, name in contexts]
+        named.append((f"paced.route.context={paced.route.context}", paced.route.context, None))
+    return [(setting, TeacherContext(name, paced.teacher.solution_key), key) for setting, name, key in named]
 
 
-def _has_field(schema: pa.Schema, path: str) -> bool:
-    first, *rest = path.split(".")
-    if first not in schema.names:
+def _media(config: DictConfig, paced: PacedConfig) -> Iterator[str]:
+    """Only a server that scores under the student's own prompt is shown what the student sees."""
+    blind = [setting for setting, context, _ in contexts(paced) if context.privileged]
+    blind += [
+        f"paced.schedule[{i}].responses=teacher" for i, s in enumerate(paced.schedule) if s.responses == "teacher"
+    ]
+    blind += ["paced.teacher.backend=reference"] * (paced.teacher.backend == "reference")
+    for file in local_files(config, "train_files") if blind else ():
+        for setting, usual in (("image_key", "images"), ("video_key", "videos"), ("audio_key", "audios")):
+            key = config.data.get(setting, usual)
+            if _has_media(file, key):
+                yield (
+                    f"{file} has {usual} (column {key}, data.{setting}), which the teacher would not be shown under "
+                    f"{', '.join(blind)}. Train on responses of the student with a teacher server and "
+                    "paced.teacher.context=none, or take the column out of the data."
+                )
+
+
+def _has_media(file: str, key: str) -> bool:
+    if kind_of(schema_of(file), key) is None:
         return False
-    kind = schema.field(first).type
-    for name in rest:
-        if not pa.types.is_struct(kind) or kind.get_field_index(name) < 0:
-            return False
-        kind = kind.field(name).type
-    return True
+    return any(not all(lacking(block.column(key)).to_pylist()) for block in blocks(file, [key], rows=16))
+
+
+def describe_error(error: BaseException) -> str:
+    """An exception's type and the first line of its message."""
+    first: Any = (str(error).splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__

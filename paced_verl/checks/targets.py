@@ -15,10 +15,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from omegaconf import DictConfig
 
-from paced_verl.checks.data import number_of_prompts, train_files
+from paced_verl.checks.data import local_files, number_of_prompts
 from paced_verl.config import PacedConfig
+from paced_verl.fingerprint import prompt_hash, spread, tokenizer_hash
 from paced_verl.target_file import Origin, read
-from paced_verl.targets import check_ids, highest_id, prompt_hash, spread, tokenizer_hash
+from paced_verl.targets import check_ids, highest_id
 
 KEY = "paced.targets.file"
 
@@ -123,7 +124,7 @@ def _prompt_hashes(config: DictConfig) -> Iterator[str]:
     """Hashes of all prompts in the training files; empty for one whose messages verl rewrites (images and the like)."""
     key = config.data.get("prompt_key", "prompt")
     media = {config.data.get(f"{name}_key", f"{name}s") for name in ("image", "video", "audio")}
-    for file in map(os.path.expanduser, train_files(config)):
+    for file in map(os.path.expanduser, local_files(config, "train_files")):
         with pq.ParquetFile(file) as rows:
             rewritten = not media.isdisjoint(rows.schema_arrow.names)
             for batch in rows.iter_batches(columns=[key]):
@@ -165,7 +166,7 @@ def blank_responses(config: DictConfig, path: str) -> tuple[int, int]:
     Raises:
         TypeError: The field does not hold text.
     """
-    files = [Path(os.path.expanduser(file)) for file in train_files(config)]
+    files = [Path(os.path.expanduser(file)) for file in local_files(config, "train_files")]
     counts = [_count_blank(file, path, file.stat().st_mtime) for file in files if file.suffix == ".parquet"]
     return sum(blank for blank, _ in counts), sum(rows for _, rows in counts)
 

@@ -27,12 +27,15 @@ def convert(
         split: noted in every row.
         question: column with the problem's text.
         answer: column with the final answer.
-        solution: column with a worked solution, if there is one; it stays empty otherwise.
+        solution: column with a worked solution, if there is one; the field is left out otherwise, and a row whose
+            column is null or blank has null there.
     """
     rows = _read(Path(source))
     if not rows:
         raise ValueError(f"{source}: no rows")
-    wanted = [name for name in (question, answer, solution) if name is not None]
+    wanted = [question, answer]
+    if solution is not None and not any(solution in row for row in rows):
+        raise ValueError(f"{source}: no row has {solution}; the first has {', '.join(rows[0])}")
     converted = []
     for index, row in enumerate(rows):
         missing = [name for name in wanted if row.get(name) is None]
@@ -45,18 +48,21 @@ def convert(
                 "prompt": [{"role": "user", "content": str(row[question])}],
                 "ability": "reasoning",
                 "reward_model": {"style": "rule", "ground_truth": truth},
-                "extra_info": {
-                    "index": index,
-                    "split": split,
-                    "solution": str(row[solution]) if solution else "",
-                    "answer": truth,
-                },
+                # Text, as DAPO's: verl joins several files only if their types agree.
+                "extra_info": {"index": str(index), "split": split, **_solution(row, solution), "answer": truth},
             }
         )
     path = Path(target)
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(converted), path)
     return path
+
+
+def _solution(row: dict[str, Any], column: str | None) -> dict[str, str | None]:
+    if column is None:
+        return {}
+    text = row.get(column)
+    return {"solution": None if text is None or not str(text).strip() else str(text)}
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

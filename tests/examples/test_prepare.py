@@ -8,6 +8,7 @@ import runpy
 import sys
 from pathlib import Path
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -73,7 +74,7 @@ def test_every_problem_of_dapo_once_in_one_part(tmp_path: Path) -> None:
     assert texts(together(parts)) == sorted(f"Solve problem {i}." for i in range(PROBLEMS))
     one = next(row for row in together(parts) if row["reward_model"]["ground_truth"] == "39")
     place = next(part for part, rows in parts.items() if one in rows)
-    extra_info = {"index": "id-39", "split": place, "solution": "", "answer": "39"}
+    extra_info = {"index": "id-39", "split": place, "answer": "39"}
     assert one == row(39, "id-39", "39") | {"extra_info": extra_info}
 
 
@@ -97,7 +98,7 @@ def test_solutions_are_joined_by_id_and_problems_without_one_do_not_train(tmp_pa
     assert len(parts["test"]) == 8
     for row in together(parts):
         problem = int(row["reward_model"]["ground_truth"])
-        assert row["extra_info"]["solution"] == (f"so it is {problem}" if problem in solved else "")
+        assert row["extra_info"]["solution"] == (f"so it is {problem}" if problem in solved else None)
     assert all(row["extra_info"]["solution"] for row in parts["train"])
 
 
@@ -117,6 +118,45 @@ def test_ones_own_jsonl(tmp_path: Path) -> None:
             "prompt": [{"role": "user", "content": "7 · 8?"}],
             "ability": "reasoning",
             "reward_model": {"style": "rule", "ground_truth": "56"},
-            "extra_info": {"index": 0, "split": "train", "solution": "49 + 7", "answer": "56"},
+            "extra_info": {"index": "0", "split": "train", "solution": "49 + 7", "answer": "56"},
         }
     ]
+
+
+def test_ones_own_problems_without_a_solution_have_none_and_not_a_blank_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [{"question": "7?", "answer": 7, "proof": " "}, {"question": "8?", "answer": 8, "proof": "4 + 4"}]
+    source = write(tmp_path / "mine.jsonl", [*lines, {"question": "9?", "answer": 9}])
+    run("prepare_jsonl.py", source, tmp_path / "with.parquet", "--solution", "proof")
+    extra_info = pq.read_table(tmp_path / "with.parquet")["extra_info"].to_pylist()
+    assert [row["solution"] for row in extra_info] == [None, "4 + 4", None]
+    assert "No expert solutions" not in capsys.readouterr().out
+    run("prepare_jsonl.py", source, tmp_path / "without.parquet")
+    extra_info = pq.read_table(tmp_path / "without.parquet")["extra_info"].to_pylist()
+    assert all("solution" not in row for row in extra_info)
+    assert "paced.teacher.context=none and answer work with these data" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="no row has profo; the first has question, answer, proof"):
+        run("prepare_jsonl.py", source, tmp_path / "typo.parquet", "--solution", "profo")
+
+
+def test_dapo_without_solutions_says_which_contexts_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write(tmp_path / "dapo.parquet", dapo(order=0))
+    run("prepare_dapo_math.py", "--input", source, "--out", tmp_path, "--test", 8)
+    assert "paced.teacher.context=none and answer work with these data" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("solved", [True, False])
+def test_verl_can_train_on_both_kinds_of_files_together(tmp_path: Path, solved: bool) -> None:
+    """As configs/multi_teacher.yaml does."""
+    source = write(tmp_path / "dapo.parquet", dapo(order=0))
+    solutions = write(tmp_path / "so.jsonl", [{"index": f"id-{i}", "solution": f"it is {i}"} for i in range(PROBLEMS)])
+    arguments = ["--input", source, "--out", tmp_path, "--test", 8] + ["--solutions", solutions] * solved
+    run("prepare_dapo_math.py", *arguments)
+    mine = write(tmp_path / "mine.jsonl", [{"question": "7?", "answer": 7}])
+    run("prepare_jsonl.py", mine, tmp_path / "mine.parquet", "--data-source", "code")
+    files = [str(tmp_path / name) for name in ("train.parquet", "mine.parquet")]
+    parts = [datasets.Dataset.from_parquet(file, cache_dir=str(tmp_path)) for file in files]
+    joined = datasets.concatenate_datasets(parts)
+    assert joined[-1]["data_source"] == "code"
+    assert joined[-1]["extra_info"].get("solution") is None

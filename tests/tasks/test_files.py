@@ -28,13 +28,13 @@ def test_rows(tmp_path, name):
         "prompt": [{"role": "user", "content": "3 + 4?"}],
         "ability": "reasoning",
         "reward_model": {"style": "rule", "ground_truth": "7"},
-        "extra_info": {"index": 1, "split": "train", "solution": "3+4=7", "answer": "7"},
+        "extra_info": {"index": "1", "split": "train", "solution": "3+4=7", "answer": "7"},
     }
 
 
 def test_without_solutions(tmp_path):
     path = convert(write(tmp_path / "mine.jsonl"), tmp_path / "out.parquet", **COLUMNS | {"solution": None})
-    assert {row["extra_info"]["solution"] for row in pq.read_table(path).to_pylist()} == {""}
+    assert all("solution" not in row["extra_info"] for row in pq.read_table(path).to_pylist())
 
 
 def test_what_is_missing_is_named(tmp_path):
