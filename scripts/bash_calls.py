@@ -19,7 +19,10 @@ SECONDS = 10.0
 HOME = "HOME"
 """What stands for the temporary folder in the arguments: it is the script's home and working directory."""
 
-TOOLS = "awk basename bash cat cut dirname expr grep head mkdir realpath sed seq sort tail tee tr uniq wc".split()
+TOOLS = (
+    *("awk", "basename", "bash", "cat", "cut", "dirname", "expr", "grep", "head", "mkdir"),
+    *("realpath", "sed", "seq", "sort", "tail", "tee", "tr", "uniq", "wc"),
+)
 PYTHONS = ("python", "python3")  # files, as `exec python3 …` finds no function
 
 _RECORD = """

@@ -4,8 +4,8 @@
     python scripts/check_examples.py FOLDER --write         # and the table into docs/support.md
     python scripts/check_examples.py FOLDER --json FILE     # and the arguments of every script into a file
 
-Of each script's last `python -m verl.trainer.main_ppo …` the arguments are taken as bash makes them (nothing is run, see
-bash_calls.py), and composed with each of three words. Data and models are not looked at.
+The arguments of each script's last `python -m verl.trainer.main_ppo …` are taken as bash makes them (nothing is run,
+see bash_calls.py) and composed with each of three words. Data and models are not looked at.
 """
 
 from __future__ import annotations
@@ -55,27 +55,27 @@ class Result:
 
     Attributes:
         verdict: ``runs``, ``refused``, or ``TRACEBACK``: an exception that is no refusal.
-        why: The refusal, one problem a line, or the exception.
-        replaced: Settings that get another value.
-        ignored: Settings that have no effect.
+        said: The plan, the refusal (one problem a line), or the exception.
     """
 
     verdict: str
-    why: str = ""
-    replaced: int = 0
-    ignored: int = 0
+    said: str
 
     def __str__(self) -> str:
         if self.verdict == "runs":
-            return f"runs ({self.replaced} replaced, {self.ignored} ignored)"
-        return f"{self.verdict}: {self.why}"
+            return f"runs ({self.count('replaced')} replaced, {self.count('ignored')} ignored)"
+        return f"{self.verdict}: {self.said}"
+
+    def count(self, what: str) -> int:
+        """Settings that the plan says were ``replaced``, or are ``ignored``."""
+        return len(re.findall(rf"^ *{what}: ", self.said, re.M))
 
     @property
     def clause(self) -> str:
         """The result without the advice, and with the first of several problems."""
         if self.verdict == "runs":
             return str(self)
-        first, *others = self.why.splitlines() or [""]
+        first, *others = self.said.splitlines() or [""]
         clause = re.split(r": |[.;,] |\.$", first.removeprefix("verl would refuse this: "))[0]
         return f"{self.verdict}: {clause}" + (f" (+{len(others)})" if others else "")
 
@@ -127,12 +127,23 @@ def added(arguments: list[str], word: str) -> tuple[str, ...]:
 def judge(arguments: list[str], word: str) -> Result:
     """What a script's arguments get with a word behind them."""
     try:
-        plan = describe(composed(arguments, added(arguments, word)), files=False)
+        return Result("runs", describe(composed(arguments, added(arguments, word)), files=False))
     except ConfigError as error:
         return Result("refused", str(error))
     except Exception as error:  # the table is to show whatever a user would meet
         return Result("TRACEBACK", f"{type(error).__name__}: {' '.join(str(error).split())}")
-    return Result("runs", "", *(len(re.findall(rf"^ *{what}: ", plan, re.M)) for what in ("replaced", "ignored")))
+
+
+def engines(config: DictConfig) -> str:
+    """What trains, and what generates."""
+    return f"{config.actor_rollout_ref.actor.strategy}, {config.actor_rollout_ref.rollout.name}"
+
+
+def remark(name: str, arguments: list[str]) -> str:
+    """What only the data would tell."""
+    named = "vl" in re.split(r"[^a-z]", name.lower())
+    images = named or any(re.match(r"\+*data\.(image|video)_key=", argument) for argument in arguments)
+    return "images, refused when the data are read" if images else ""
 
 
 def examine(name: str, arguments: list[str]) -> Example:
@@ -141,14 +152,8 @@ def examine(name: str, arguments: list[str]) -> Example:
     Raises:
         HydraException, OmegaConfBaseException: It does not even compose without us.
     """
-    config = composed(arguments).actor_rollout_ref
-    images = "vl" in re.split(r"[^a-z]", name.lower()) or any(
-        re.match(r"\+*data\.(image|video)_key=", argument) for argument in arguments
-    )
-    remark = "images, which are refused when the data are read" if images else ""
-    return Example(
-        f"{config.actor.strategy}, {config.rollout.name}", {word: judge(arguments, word) for word in WORDS}, remark
-    )
+    engine = engines(composed(arguments))
+    return Example(engine, {word: judge(arguments, word) for word in WORDS}, remark(name, arguments))
 
 
 def is_ours(engine: str) -> bool:
@@ -179,9 +184,11 @@ def as_markdown(examples: dict[str, Example], apart: dict[str, str]) -> str:
         "",
         "## verl's own example scripts",
         "",
-        "What the scripts of `examples/` in a checkout of verl get when one word is put behind their arguments. Written by",
-        "`python scripts/check_examples.py FOLDER --write`, which says what `two_stage` is given as a teacher, and prints",
-        "the whole messages.",
+        "What the scripts of a checkout's `examples/` get when a word is put behind their arguments. Written by",
+        "`python scripts/check_examples.py FOLDER --write`, which prints the whole messages. A script that names no",
+        f"teacher gets one with `two_stage`: `{' '.join(TEACHER)}`.",
+        f"`self_distillation` goes with `{WORDS['self_distillation'][1]}`, `advantage` with",
+        f"`{WORDS['advantage'][1]}`. Data and models are not looked at.",
         "",
         *(f"- {line}" for line in sums(examples)),
         f"- {len(apart)} scripts are not in the table: {_grouped(apart)}.",
