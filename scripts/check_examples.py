@@ -191,7 +191,7 @@ def as_markdown(examples: dict[str, Example], apart: dict[str, str]) -> str:
         f"`{WORDS['advantage'][1]}`. Data and models are not looked at.",
         "",
         *(f"- {line}" for line in sums(examples)),
-        f"- {len(apart)} scripts are not in the table: {_grouped(apart)}.",
+        f"- Not in the table: {_grouped(apart)}.",
         "",
         f"| script | engine | {' | '.join(f'`{word}`' for word in WORDS)} | remark |",
         f"|---|---|{'---|' * len(WORDS)}---|",

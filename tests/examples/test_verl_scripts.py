@@ -13,9 +13,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import check_examples
 import pytest
+import support
 from bash_calls import Calls
-from check_examples import WORDS, Result, another, composed, engines, judge, launch, remark
+from check_examples import WORDS, Example, Result, another, composed, engines, judge, launch, remark
 from hydra._internal.config_repository import ConfigRepository
 
 SCRIPTS: dict[str, list[str]] = json.loads((Path(__file__).parent / "verl_scripts.json").read_text())
@@ -221,3 +223,17 @@ def test_a_traceback_is_not_a_refusal() -> None:
 def test_a_result_in_a_clause() -> None:
     assert Result("refused", "a.b=c: why. What to do.\nd=e: more.").clause == "refused: a.b=c (+1)"
     assert Result("runs", "plan\n  replaced: a: 1 → 2 (why)\n  ignored: b=1 (why)").clause.startswith("runs (1 repl")
+
+
+def test_both_scripts_keep_each_others_part_of_the_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = tmp_path / "support.md"
+    document.write_text("# Tests\n\n| a |\n")
+    monkeypatch.setattr(check_examples, "SUPPORT", document)
+    examples = {"run.sh": Example("fsdp, vllm", {word: Result("refused", "a|b=c: why") for word in WORDS}, "")}
+    for _ in range(2):
+        check_examples.write(check_examples.as_markdown(examples, {"other.sh": "ended with 1: why"}))
+    text = document.read_text()
+    assert text.startswith("# Tests\n\n| a |\n\n<!--")
+    assert text.count("| `run.sh` | fsdp, vllm | refused: a\\|b=c |") == 1
+    assert "- Not in the table: 1 ended with 1." in text
+    assert support.OTHERS.findall(text) == [text.removeprefix("# Tests\n\n| a |\n")]
