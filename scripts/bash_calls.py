@@ -2,7 +2,8 @@
 
 bash itself reads the script, so variables, arrays and conditions come out as they are. But a few text tools are all
 that it finds: Python and every other command only have their arguments written down. The file system can be written in
-one temporary folder alone, there is no network, and after ten seconds the script is ended. Linux only (`unshare`).
+one temporary folder alone, there is no network, and after ten seconds the script is ended. That keeps
+accidents in, not malice. Linux only (`unshare`).
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def calls(script: Path, seconds: float = SECONDS) -> Calls:
         RuntimeError: This machine has no way to shut the script in.
     """
     if not available():
-        raise RuntimeError("unshare (util-linux, with user namespaces) is needed to run a script that can do no harm.")
+        raise RuntimeError("unshare (util-linux, with user namespaces) is needed to shut a script in.")
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as errors:
         place = _furnished(Path(folder).resolve())
         command = [*_UNSHARE, "bash", "-c", _JAIL, "jail", str(place), str(script.resolve())]
