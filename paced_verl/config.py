@@ -11,11 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
+import numpy as np
 from pydantic import (
     BaseModel,
     ConfigDict,
     Discriminator,
     Field,
+    StrictBool,
     StrictFloat,
     StrictInt,
     Tag,
@@ -71,6 +73,11 @@ class WeightConfig(_Block):
         self.to_kernel()  # knows its names and ranges
         return self
 
+    @property
+    def can_be_zero(self) -> bool:
+        """Whether there are pass rates that weigh 0."""
+        return self.estimate == "empirical" and not self.to_kernel().of_rate(np.linspace(0, 1, 101)).all()
+
     def to_kernel(self) -> Kernel:
         """The kernel before anything is fitted to a table."""
         return Kernel(
@@ -95,8 +102,8 @@ class PassRateConfig(_Block):
     """Estimate once more after the last step, for the record."""
     from_training: bool = True
     """Also learn, for free, from the scored rollouts that train."""
-    decay: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """What an observation keeps of a prompt's older counts."""
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """What an observation keeps of a prompt's older counts; 1 keeps them all, and lags behind a student that learns."""
     threshold: float = 0.5
     """A response is correct from this score on (verl's ``acc`` where the reward function gives it, else the reward)."""
     file: str | None = None
@@ -214,6 +221,9 @@ class TeacherConfig(_Block):
     """``server``: verl's vLLM teacher pool (``distillation.teacher_models``). ``reference``: a forward-only engine in
     the trainer's own workers, with verl's reference-worker settings (``actor_rollout_ref.ref``); no pool, no vLLM.
     ``student``: the student's own rollout servers, that is its current weights."""
+    model: Literal["student"] | None = None
+    """Which model: null for ``distillation.teacher_models`` (with backend: reference and none named there, the
+    student's initial weights); ``student`` for these, whatever a command line names there."""
     context: str | dict[str, str] = "none"
     """``none``, ``solution``, ``answer``, ``rollout``, or the path of a Jinja template (see paced_verl/contexts). With
     several teachers, one for each: ``{teacher key: context}``."""
@@ -248,6 +258,8 @@ class TeacherConfig(_Block):
             raise ValueError("ema_decay goes with update: ema, and update: ema needs ema_decay (such as 0.99)")
         if (self.update == "every") != (self.every_steps is not None):
             raise ValueError("every_steps goes with update: every, and update: every needs every_steps")
+        if self.model == "student" and self.backend != "reference":
+            raise ValueError(f"model: student is for backend: reference, not {self.backend}")
         if self.update != "frozen" and self.backend != "reference":
             why = "its weights are always the student's" if self.backend == "student" else "its servers load them once"
             raise ValueError(f"update: {self.update} is for backend: reference, not {self.backend} ({why})")
@@ -343,6 +355,8 @@ class TargetsConfig(_Block):
 class PacedConfig(_Block):
     """The whole ``paced:`` block."""
 
+    strict: StrictBool = False
+    """Refuse settings that would be replaced or ignored."""
     weight: WeightConfig = WeightConfig()
     pass_rate: PassRateConfig = PassRateConfig()
     sampler: SamplerConfig = SamplerConfig()
@@ -357,6 +371,20 @@ class PacedConfig(_Block):
         rates = self.pass_rate
         if self.weight.kernel != "uniform" and rates.refresh == "never" and not (rates.file or rates.from_training):
             raise ValueError("pass_rate.refresh: never needs a file to start from, or from_training: true")
+        return self
+
+    @model_validator(mode="after")
+    def _measures_again(self) -> PacedConfig:
+        """A prompt of weight 0 may never be drawn again, hence never measured: one visit must not decide on it."""
+        rates, sampler = self.pass_rate, self.sampler
+        learnt = any(stage.responses == "student" for stage in self.schedule) and self.weight.source == "table"
+        dropped = sampler.explore == 0 and (sampler.skip_zero_weight or sampler.power > 0) and self.weight.can_be_zero
+        if rates.refresh == "never" and rates.file is None and learnt and dropped:
+            raise ValueError(
+                "pass_rate.refresh: never without a file drops a prompt for ever as soon as the rollouts of one visit "
+                "give it weight 0; set weight.estimate: posterior, or (with rollout.n above 1) sampler.explore above "
+                "0, such as 0.1"
+            )
         return self
 
     @classmethod

@@ -8,7 +8,8 @@ import sys
 from dataclasses import dataclass
 
 import paced_verl
-from paced_verl.checks import LOSS_MODE, TRAINER_MODES, VERL_VERSION, plugin_problems
+from paced_verl.checks import VERL_VERSION, plugin_problems
+from paced_verl.names import LOSS_MODE, TRAINER_MODES
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def generate_targets(config: DictConfig) -> dict[str, float]:
         ConfigError: No file to write to, several teachers, or anything that would stop the run too.
         ConnectionError: The endpoint failed; what it answered before is stored.
     """
-    paced = check(config)
+    paced, _ = check(config)
     if paced.targets.file is None:
         raise ConfigError("paced.targets.file is not set: where should the teacher responses go?")
     model = omega_conf_to_dataclass(config.actor_rollout_ref.model)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,11 @@ import hydra
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from paced_verl.checks import refuse
+from paced_verl.checks.verl import device
 from paced_verl.config import ConfigError
+
+LAUNCHER = "verl.trainer.main_ppo"
 
 
 def compose(overrides: list[str], config_name: str = "ppo_trainer", config_path: Path | None = None) -> DictConfig:
@@ -34,8 +41,12 @@ def compose(overrides: list[str], config_name: str = "ppo_trainer", config_path:
         return hydra.compose(config_name, overrides)
 
 
-def describe(config: DictConfig) -> str:
-    """What a configuration will run, in words.
+def describe(config: DictConfig, files: bool = True) -> str:
+    """Settle a composed configuration in place, check it, and say what it will run.
+
+    Args:
+        config: verl's whole configuration.
+        files: Look at data, models and stored files, too.
 
     Raises:
         ConfigError: It cannot run as written.
@@ -43,23 +54,41 @@ def describe(config: DictConfig) -> str:
     if "paced" in config.algorithm:
         from paced_verl import advantage
 
-        return advantage.describe(config, advantage.check(config))
+        return advantage.describe(config, *advantage.check(config, files))
     from paced_verl.plan import Plan
 
-    return str(Plan.of(config))
+    return str(Plan.of(config, files))
 
 
 class PacedCallback(Callback):
-    """Checks a paced run where its configuration is composed, and says what will run.
+    """Settles and checks a paced run where its configuration is composed, and says what will run.
 
-    All ``paced`` groups install it (``hydra.callbacks.paced``). Hydra turns exceptions of callbacks into warnings; an
-    exit is not an exception, so that is what a wrong configuration gets.
+    All ``paced`` groups install it (``hydra.callbacks.paced``). It does so when the run starts: then Hydra still hands
+    out the configuration that the job will get, later a copy. Hydra turns exceptions of callbacks into warnings; an
+    exit is not an exception, so that is what a wrong configuration gets, and one that cannot be checked.
     """
 
-    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        module = getattr(sys.modules["__main__"], "__spec__", None)
+        if module is not None and module.name.startswith("verl.") and module.name != LAUNCHER:
+            raise SystemExit(
+                f"paced-verl: {module.name} runs trainers of its own, which know nothing of +paced. Launch with "
+                f"python -m {LAUNCHER}; trainer.v1.trainer_mode=paced_separate_async is asynchronous, too."
+            )
         try:
             plan = describe(config)
+            refuse(device(config))
+            print(plan, flush=True)
         except ConfigError as error:
             lines = "\n".join(f"  - {line}" for line in str(error).splitlines())
             raise SystemExit(f"paced-verl: this configuration cannot run as written.\n{lines}") from None
-        print(plan, flush=True)
+        except Exception as error:
+            if os.environ.get("HYDRA_FULL_ERROR") == "1":
+                traceback.print_exc()
+            raise SystemExit(
+                f"paced-verl: this configuration could not be checked: {type(error).__name__}: {error}\n"
+                "Nothing was started. HYDRA_FULL_ERROR=1 in the environment shows where it happened."
+            ) from None
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        raise SystemExit("paced-verl: --multirun would start runs that nobody has checked. Launch them one by one.")

@@ -24,9 +24,9 @@ from verl.workers.utils.losses import ppo_loss
 from verl.workers.utils.padding import no_padding_2_padding
 
 from paced_verl import fields
-from paced_verl.checks import LOSS_MODE
 from paced_verl.config import PacedConfig
 from paced_verl.divergence import TokenDivergence, full_divergence, token_divergence
+from paced_verl.names import LOSS_MODE
 from paced_verl.schedule import Schedule, Stage
 from paced_verl.selection import selection_factor, tip_scores
 
@@ -144,6 +144,8 @@ def _divergence(
     teacher_ids, teacher_log_probs = (
         _of_this_rank(data[name].values()) for name in ("teacher_ids", "teacher_logprobs")
     )
+    if "teacher_tail" in data.keys():  # noqa: SIM118 — a TensorDict's `in` asks for values
+        arguments["teacher_tail"] = _of_this_rank(data["teacher_tail"].values())
     return token_divergence(logits, teacher_ids, teacher_log_probs, **arguments)
 
 

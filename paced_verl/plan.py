@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
+import itertools
 from dataclasses import dataclass
 
 from omegaconf import DictConfig
 
-from paced_verl.checks import check, check_length, number_of_prompts
+from paced_verl.checks import check, check_length, number_of_prompts, teacher_paths
 from paced_verl.config import PacedConfig
 from paced_verl.schedule import Schedule, Stage, refresh_due
+from paced_verl.verdicts import Verdict
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Plan:
         batch: Prompts per step.
         n: verl's ``rollout.n``, responses per prompt on the student's own responses.
         pools: GPUs per pool.
-        ignored: Keys that have no effect in this run, and why.
+        models: The student's model, and the teachers' by their names.
+        verdicts: Settings that do not run as written.
     """
 
     paced: PacedConfig
@@ -32,17 +34,22 @@ class Plan:
     batch: int
     n: int
     pools: dict[str, int]
-    ignored: dict[str, str]
+    models: dict[str, str]
+    verdicts: list[Verdict]
 
     @classmethod
-    def of(cls, config: DictConfig) -> Plan:
-        """Check a configuration and resolve it.
+    def of(cls, config: DictConfig, files: bool = True) -> Plan:
+        """Settle a configuration in place, check it and resolve it.
+
+        Args:
+            config: verl's whole configuration, composed.
+            files: Look at data, models and stored files, too.
 
         Raises:
             ConfigError: It cannot run as written.
         """
-        paced = check(config)
-        prompts = number_of_prompts(config)
+        paced, verdicts = check(config, files)
+        prompts = number_of_prompts(config) if files else None
         steps = config.trainer.total_training_steps
         if prompts is not None:
             most = prompts // config.data.train_batch_size * config.trainer.total_epochs
@@ -55,7 +62,8 @@ class Plan:
             batch=config.data.train_batch_size,
             n=config.actor_rollout_ref.rollout.n,
             pools=_pools(config, paced),
-            ignored=_ignored(config, paced),
+            models=_models(config),
+            verdicts=verdicts,
         )
 
     def rows(self, stage: Stage) -> int:
@@ -95,8 +103,10 @@ class Plan:
             f"weight: {weight.kernel} {detail}, {weight.estimate} estimate, mean 1 over all prompts".replace(" ,", ",")
         )
         lines.append(f"pass rates: {self._estimates()}")
+        lines += self._visits()
         sampler = paced.sampler
-        skips = sampler.skip_zero_weight and sampler.power == 0 and "paced.sampler.skip_zero_weight" not in self.ignored
+        unread = {verdict.key for verdict in self.verdicts}
+        skips = sampler.skip_zero_weight and sampler.power == 0 and "paced.sampler.skip_zero_weight" not in unread
         lines.append(
             f"sampler: {'uniform over prompts' if sampler.power == 0 else f'q ∝ w^{sampler.power:g}'}"
             f"{', prompts of weight 0 skipped' if skips else ''}"
@@ -112,7 +122,8 @@ class Plan:
                 f"{route.context}; both losses between"
             )
         lines.append("GPUs: " + ", ".join(f"{pool} {count}" for pool, count in self.pools.items()))
-        lines += [f"ignored: {key} ({why})" for key, why in self.ignored.items()]
+        lines.append("models: " + ", ".join(f"{name} {path}" for name, path in self.models.items()))
+        lines += map(str, self.verdicts)
         return lines
 
     def _teacher(self) -> str:
@@ -146,6 +157,25 @@ class Plan:
             f"{rows * steps} scorings in the stage"
         )
 
+    def _visits(self) -> list[str]:
+        """How often training sees each prompt, and a warning where its pass rate rests on too few of these visits."""
+        rates, weight = self.paced.pass_rate, self.paced.weight
+        reads_rates = rates.from_training and weight.source == "table" and weight.kernel != "uniform"
+        if self.schedule is None or self.prompts is None or not reads_rates:
+            return []
+        last = self.schedule.stages[-1].last
+        student = [self.schedule.at(step).responses == "student" for step in range(1, last + 1)]
+        estimated = [0, *(step - 1 for step in self.refreshes() if step > 1), last]
+        most = max(sum(student[start:end]) for start, end in itertools.pairwise(estimated)) * self.batch / self.prompts
+        visits = sum(student) * self.batch / self.prompts
+        lines = [f"visits: {sum(student)} student steps × {self.batch} / {self.prompts} prompts = {visits:.1f} of each"]
+        if rates.refresh != "every" and most < 3:
+            lines.append(
+                f"warning: {most:.1f} visits between estimates, and a pass rate learned from less than 3 lags behind "
+                "the student; only another estimate helps (paced.pass_rate.refresh=every)"
+            )
+        return lines if any(student) else []
+
     def _estimates(self) -> str:
         settings, due = self.paced.pass_rate, self.refreshes()
         parts = [f"from {settings.file}"] if settings.file else []
@@ -172,31 +202,5 @@ def _pools(config: DictConfig, paced: PacedConfig) -> dict[str, int]:
     return pools
 
 
-def _ignored(config: DictConfig, paced: PacedConfig) -> dict[str, str]:
-    """Settings that this run does not read, as far as a user may expect them to matter."""
-    ignored: dict[str, str] = {}
-    loss = config.distillation.distillation_loss
-    if not loss.use_task_rewards and not math.isclose(loss.distillation_loss_coef, 1.0):
-        ignored["distillation.distillation_loss.distillation_loss_coef"] = "use_task_rewards is off"
-    if paced.sampler.skip_zero_weight and paced.sampler.power == 0:
-        if loss.use_task_rewards:
-            ignored["paced.sampler.skip_zero_weight"] = "prompts of weight 0 still get their task reward"
-        elif paced.weight.source == "group":
-            ignored["paced.sampler.skip_zero_weight"] = "weight.source: group knows weights only after the rollouts"
-    if paced.teacher.backend != "server" and config.distillation.nnodes:
-        ignored["distillation.n_gpus_per_node, nnodes"] = f"teacher.backend: {paced.teacher.backend} has no pool"
-    if paced.targets.endpoint is not None:
-        ignored["paced.targets.endpoint"] = "`paced-verl targets` asks it, ahead of the run"
-    if config.data.get("dataloader_num_workers", 0):
-        ignored["data.dataloader_num_workers (training)"] = "prompts are drawn when they are needed, by their weight"
-    if config.data.get("shuffle") is False:
-        ignored["data.shuffle=False"] = "the pass-rate sampler decides the order"
-    if paced.weight.kernel != "beta" and (paced.weight.alpha, paced.weight.beta) != (1.0, 1.0):
-        ignored["paced.weight.alpha, beta"] = f"kernel: {paced.weight.kernel} has no exponents"
-    if paced.weight.kernel != "hard_filter" and (paced.weight.low, paced.weight.high) != (0.2, 0.8):
-        ignored["paced.weight.low, high"] = f"kernel: {paced.weight.kernel} has no bounds"
-    if all(stage.responses == "student" for stage in paced.schedule) and paced.targets != type(paced.targets)():
-        ignored["paced.targets"] = "no stage trains on teacher responses"
-    if all(stage.responses == "teacher" for stage in paced.schedule) and paced.pass_rate.from_training:
-        ignored["paced.pass_rate.from_training"] = "no stage has rollouts of the student"
-    return ignored
+def _models(config: DictConfig) -> dict[str, str]:
+    return {"student": config.actor_rollout_ref.model.path, **teacher_paths(config)}

@@ -47,7 +47,7 @@ def _teacher_worker(worker_class: Any, model: DictConfig, path: str, config: Any
     return worker_class(config=dataclasses.replace(config, model_config=model_config))
 
 
-def problems_of_teacher(config: DictConfig, task_coef: float) -> Iterator[str]:
+def problems_of_teacher(config: DictConfig, task_coef: float, files: bool) -> Iterator[str]:
     """What is wrong with the teacher that the reference worker will load, one line a problem."""
     model, teacher = config.actor_rollout_ref.model, config.actor_rollout_ref.ref.get("teacher_path")
     lora = model.get("lora", {}).get("rank", 0) > 0 or model.get("lora_rank", 0) > 0 or model.get("lora_adapter_path")
@@ -62,7 +62,7 @@ def problems_of_teacher(config: DictConfig, task_coef: float) -> Iterator[str]:
             f"{KEY}={teacher}: the teacher is the student as it starts, so every advantage is 0 for ever. Name a "
             "teacher, or set algorithm.paced.task_coef > 0."
         )
-    if not same:
+    if not same and files:
         yield from _vocabularies(model.path, teacher)
 
 

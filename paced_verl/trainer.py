@@ -74,7 +74,9 @@ class PacedTrainer:
     """verl's name of the trainer below, whose settings ``trainer.v1.<base_mode>`` it reads."""
 
     def __init__(self, config: DictConfig):
-        self.paced = check(config)
+        self.paced, verdicts = check(config, files=False)
+        for verdict in verdicts:
+            print(f"[paced] {verdict}", flush=True)
         wire(config, self.paced, self.base_mode)
         super().__init__(config)
         # Without a teacher pool verl must not start one; what it reads of distillation besides is set in _setup.

@@ -90,17 +90,22 @@ def test_a_good_configuration_passes(folder: Path) -> None:
     check(config_of(folder))
 
 
+ON_POLICY = "paced.schedule=[{until:1.0,divergence:reverse_kl,responses:student}]"
+NO_MODEL = "distillation.teacher_models.teacher_model.model_path=null"
+TASK_REWARD = "distillation.distillation_loss.use_task_rewards=True"
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["trainer.v1.trainer_mode=sync"], ["trainer.v1.trainer_mode=sync", "would be ignored", "paced_sync"]),
-        (["distillation.enabled=False"], ["distillation.enabled=False"]),
-        (["distillation.distillation_loss.loss_mode=k3"], ["loss_mode=k3"]),
-        (["distillation.distillation_loss.topk=7"], ["topk=7", "64"]),
-        (["distillation.distillation_loss.log_prob_min_clamp=-10"], ["log_prob_min_clamp=-10", "forward_kl_topk"]),
+        (["trainer.v1.trainer_mode=synch"], ["trainer.v1.trainer_mode=synch", "would be ignored", "paced_sync"]),
         (["actor_rollout_ref.rollout.agent.agent_loop_manager_class=x.Y"], ["agent_loop_manager_class=x.Y"]),
-        (["actor_rollout_ref.model.use_fused_kernels=True"], ["use_fused_kernels", "logits"]),
-        (["actor_rollout_ref.rollout.calculate_log_probs=True"], ["calculate_log_probs", "responses: student"]),
+        (
+            ["actor_rollout_ref.rollout.calculate_log_probs=True", TASK_REWARD],
+            ["calculate_log_probs", "responses: student"],
+        ),
+        (["algorithm.adv_estimator=gae", TASK_REWARD], ["adv_estimator=gae", "no critic"]),
+        (["model_engine=megatron"], ["model_engine=megatron", "FSDP"]),
         (["actor_rollout_ref.rollout.temperature=0.6"], ["rollout.temperature=0.6", "Set it to 1.0"]),
         (["trainer.total_epochs=2"], ["total_training_steps=10", "end after 6 steps", "Raise trainer.total_epochs"]),
         (["distillation.n_gpus_per_node=0"], ["n_gpus_per_node=0", "teacher"]),
@@ -112,15 +117,19 @@ def test_a_good_configuration_passes(folder: Path) -> None:
         (["actor_rollout_ref.model.path=/no/such/model"], ["actor_rollout_ref.model.path=/no/such/model"]),
         (["paced.targets.column=extra_info.response"], ["no field extra_info.response", "paced.targets.column"]),
         (["paced.teacher.solution_key=proof", "paced.teacher.context=solution"], ["no field extra_info.proof"]),
-        (["distillation.teacher_models.teacher_model.inference.max_model_len=64"], ["max_model_len=64", "65 or more"]),
+        (["distillation.teacher_models.teacher_model.inference.max_model_len=64"], ["max_model_len=64", "=65"]),
         (
             ["distillation.teacher_models.teacher_model.inference.max_model_len=70", "paced.teacher.context=solution"],
             ["max_model_len=70", "context=solution"],
         ),
         (["reward.reward_model.enable=True", "reward.reward_model.rollout.name=vllm"], ["enable_resource_pool"]),
         (
-            ["actor_rollout_ref.actor.use_dynamic_bsz=False", "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8"],
-            ["paced.schedule[0] trains 4 rows", "ppo_micro_batch_size_per_gpu=8"],
+            [
+                "actor_rollout_ref.actor.use_dynamic_bsz=False",
+                "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8",
+                "trainer.n_gpus_per_node=3",
+            ],
+            ["paced.schedule[0] trains 4 rows", "3 data-parallel rank(s) cannot share out"],
         ),
     ],
 )
@@ -128,11 +137,6 @@ def test_a_configuration_that_cannot_run_says_so(folder: Path, overrides: list[s
     message = problem_of(config_of(folder, *overrides))
     for word in words:
         assert word in message
-
-
-ON_POLICY = "paced.schedule=[{until:1.0,divergence:reverse_kl,responses:student}]"
-NO_MODEL = "distillation.teacher_models.teacher_model.model_path=null"
-TASK_REWARD = "distillation.distillation_loss.use_task_rewards=True"
 
 
 @pytest.mark.parametrize(
@@ -154,14 +158,17 @@ TASK_REWARD = "distillation.distillation_loss.use_task_rewards=True"
         ([ON_POLICY, "paced.teacher.context=rollout", "actor_rollout_ref.rollout.n=1"], ["rollout.n to 2 or more"]),
         (["paced.teacher.context=rollout"], ["shows a rollout", "responses: student"]),
         ([ON_POLICY, "paced.weight.source=group", "paced.sampler.power=1"], ["sampler.power=1", "Set power to 0"]),
+        ([ON_POLICY, "paced.weight.source=group"], ["source=group", "rollout.n=2", "3 or more", "posterior"]),
+        ([ON_POLICY, "paced.pass_rate.refresh=never", "paced.sampler.explore=0.1", "actor_rollout_ref.rollout.n=1"],
+         ["rollout.n=1", "refresh=never", "estimate=posterior", "2 or more"]),
         ([ON_POLICY, "paced.route={context:answer}"], ["paced.route", "use_task_rewards=True"]),
         ([ON_POLICY, TASK_REWARD, "paced.route={context:answer}", "paced.sampler.power=1"], ["needs all prompts"]),
         ([ON_POLICY, TASK_REWARD, "paced.route={context:proof.jinja}"], ["paced.route", "no such file"]),
         (["paced.schedule.0.coef=0.5"], ["paced.schedule[0].coef", "use_task_rewards=True"]),
-        ([ON_POLICY, "actor_rollout_ref.actor.use_kl_loss=True"], ["use_kl_loss=True", "task loss"]),
         (["algorithm.filter_groups.enable=True", "algorithm.filter_groups.metric=acc"], ["filter_groups", "student"]),
         (["algorithm.adv_estimator=paced"], ["adv_estimator=paced", "+paced=advantage"]),
         (["actor_rollout_ref.actor.strategy=megatron"], ["strategy=megatron", "fsdp or fsdp2"]),
+        (["actor_rollout_ref.rollout.name=sglang"], ["rollout.name=sglang", "vLLM"]),
     ],
 )  # fmt: skip
 def test_teachers_and_task_rewards_that_cannot_run_say_so(folder: Path, overrides: list[str], words: list[str]) -> None:
@@ -177,7 +184,7 @@ def test_teachers_and_task_rewards_that_cannot_run_say_so(folder: Path, override
         [ON_POLICY, NO_MODEL, "paced.teacher.backend=student", "paced.teacher.context=answer"],
         [ON_POLICY, NO_MODEL, "paced.teacher.backend=reference", TASK_REWARD],
         [ON_POLICY, TASK_REWARD, "paced.route={context:answer}"],
-        [ON_POLICY, "paced.teacher.context=rollout", "paced.weight.source=group"],
+        [ON_POLICY, "paced.teacher.context=rollout", "paced.weight.source=group", "actor_rollout_ref.rollout.n=3"],
         ["paced.teacher.backend=reference", "paced.targets.column=extra_info.solution"],
     ],
 )
@@ -245,11 +252,35 @@ def test_the_plan_says_what_will_run(folder: Path) -> None:
         "stage 2 (steps 6–10): reverse_kl on student responses",
         "2 rollout(s) per prompt, 8 rows and teacher scorings per step; 40 of each in the stage",
         "K=8 at temperature 1 before step 1, 6, 96 rollouts each time",
+        "visits: 5 student steps × 4 / 12 prompts = 1.7 of each",
+        "warning: 1.7 visits between estimates",
         "GPUs: trainer + student vLLM 1, teacher vLLM 1",
+        f"models: student {folder}/student, teacher_model {folder}/teacher",
         "ignored: data.shuffle=False (the pass-rate sampler decides the order)",
-        "ignored: paced.weight.low, high (kernel: beta has no bounds)",
+        "ignored: paced.weight.low=0.1 (kernel: beta does not read it)",
     ):
         assert line in text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "visits", "warns"),
+    [
+        (["paced.schedule.0.until=1"], "9 student steps × 4 / 12 prompts = 3.0", False),
+        (["paced.schedule.0.until=2"], "8 student steps × 4 / 12 prompts = 2.7", True),
+        (["paced.schedule.0.until=1", "paced.schedule.0.responses=student"], "10 student steps", False),
+        (["paced.pass_rate.refresh=every", "paced.pass_rate.every_steps=2"], "5 student steps", False),
+        (["paced.pass_rate.from_training=False"], "", False),
+        (["paced.weight.kernel=uniform"], "", False),
+        (["paced.schedule.1.responses=teacher"], "", False),
+    ],
+)
+def test_the_plan_warns_where_pass_rates_rest_on_too_few_visits(
+    folder: Path, overrides: list[str], visits: str, warns: bool
+) -> None:
+    text = str(Plan.of(config_of(folder, *overrides)))
+    assert visits in text
+    assert ("visits:" in text) == bool(visits)
+    assert ("warning:" in text) == warns
 
 
 @pytest.mark.parametrize("group", ["two_stage", "forward_kl", "reverse_kl", "uniform", "hard_filter"])

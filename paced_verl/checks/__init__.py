@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterable
+
 from omegaconf import DictConfig, OmegaConf
 
 from paced_verl import resume
+from paced_verl.checks import verl
 from paced_verl.checks.data import number_of_prompts, stored_files, training_data
 from paced_verl.checks.environment import VERL_VERSION, plugin_problems, version_problems
 from paced_verl.checks.models import models
-from paced_verl.checks.settings import LOSS_MODE, TRAINER_MODES, conflicts, wiring
+from paced_verl.checks.settings import conflicts
 from paced_verl.checks.teacher import teacher_paths, teacher_problems
 from paced_verl.config import ConfigError, PacedConfig
+from paced_verl.verdicts import Verdict
+from paced_verl.wiring import settle, wire
 
 __all__ = [
-    "LOSS_MODE",
-    "TRAINER_MODES",
     "VERL_VERSION",
     "check",
     "check_length",
     "number_of_prompts",
     "plugin_problems",
+    "refuse",
+    "refuse_strictly",
     "teacher_paths",
     "version_problems",
 ]
 
 
-def check(config: DictConfig) -> PacedConfig:
-    """Check a composed verl configuration that is to have a ``paced`` block.
+def check(config: DictConfig, files: bool = True) -> tuple[PacedConfig, list[Verdict]]:
+    """Settle a composed configuration in place (:func:`paced_verl.wiring.settle`), and check what it then is.
+
+    Args:
+        config: verl's whole configuration, with a ``paced`` block.
+        files: Look at data, models and stored files, too. The driver does not: the launcher has.
 
     Returns:
-        The parsed block.
+        The parsed block, and which settings do not run as written.
 
     Raises:
         ConfigError: One problem a line.
@@ -37,22 +47,39 @@ def check(config: DictConfig) -> PacedConfig:
     if "paced" not in config:
         raise ConfigError("There is no paced block here, and verl would run without PACED. Add +paced=two_stage.")
     block = OmegaConf.to_container(config.paced, resolve=True)
-    assert isinstance(block, dict)
+    if not isinstance(block, dict):
+        raise ConfigError(f"paced={block}: expected a block of settings, as +paced=two_stage sets it.")
     paced = PacedConfig.parse({str(key): value for key, value in block.items()})
-    problems = [
-        *version_problems(),
-        *wiring(config, paced),
-        *conflicts(config, paced),
-        *teacher_problems(config, paced),
-        *stored_files(config, paced),
-        *resume.problems(config, paced),
-    ]
-    # Each step reads what the one before has found to be there.
-    for step in (training_data, models):
-        problems = problems or list(step(config, paced))
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return paced
+    # Each question reads what the ones before have found to be there, and to be of the right kind.
+    refuse(version_problems())
+    refuse(verl.engines(config))
+    refuse([*verl.numbers(config), *verl.names(config)])
+    verdicts = settle(config, paced)
+    refuse_strictly(paced.strict, verdicts)
+    mode = config.trainer.v1.trainer_mode
+    refuse(
+        [*conflicts(config, paced), *verl.shapes(config, mode), *verl.lengths(config), *teacher_problems(config, paced)]
+    )
+    wired = copy.deepcopy(config)
+    wire(wired, paced, mode.removeprefix("paced_"))
+    refuse(verl.verls_own(wired))
+    if files:
+        refuse([*stored_files(config, paced), *resume.problems(config, paced)])
+        for step in (training_data, models):
+            refuse(step(config, paced))
+    return paced, verdicts
+
+
+def refuse(problems: Iterable[str]) -> None:
+    """Raise a :class:`ConfigError` if there are any problems, one a line."""
+    if lines := list(problems):
+        raise ConfigError("\n".join(lines))
+
+
+def refuse_strictly(strict: bool, verdicts: list[Verdict]) -> None:
+    """Refuse what does not run as written, where ``strict`` asks for it."""
+    if strict:
+        refuse(f"{verdict}. strict: true refuses what does not run as written." for verdict in verdicts)
 
 
 def check_length(most_steps: int, total_steps: int) -> None:
@@ -62,6 +89,8 @@ def check_length(most_steps: int, total_steps: int) -> None:
         most_steps: Steps in ``trainer.total_epochs`` epochs.
         total_steps: ``trainer.total_training_steps``, which the schedule covers.
     """
+    if most_steps == 0:
+        raise ConfigError("data.train_batch_size exceeds the number of training prompts: there is no whole batch.")
     if total_steps > most_steps:
         raise ConfigError(
             f"trainer.total_training_steps={total_steps}, but trainer.total_epochs end after {most_steps} steps and "

@@ -9,19 +9,16 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from paced_verl.config import PacedConfig
+from paced_verl.wiring import named_teachers
 
 
 def teacher_paths(config: DictConfig) -> dict[str, str]:
     """The teachers' models by their name in ``distillation.teacher_models``; none for ``teacher.backend: student``."""
-    student, backend = config.actor_rollout_ref.model.path, config.paced.teacher.backend
-    paths = {
-        name: teacher.model_path
-        for name, teacher in config.distillation.teacher_models.items()
-        if teacher.get("model_path")
-    }
-    if backend == "student":
+    student, teacher = config.actor_rollout_ref.model.path, config.paced.teacher
+    if teacher.backend == "student":
         return {}
-    return paths or ({"teacher_model": student} if backend == "reference" else {})
+    paths = {} if teacher.get("model") == "student" else named_teachers(config)
+    return paths or ({"teacher_model": student} if teacher.backend == "reference" else {})
 
 
 def teacher_problems(config: DictConfig, paced: PacedConfig) -> Iterator[str]:

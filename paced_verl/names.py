@@ -1,0 +1,5 @@
+"""Names under which verl finds what the plugin adds."""
+
+LOSS_MODE = "paced"
+TRAINER_MODES = ("paced_sync", "paced_colocate_async", "paced_separate_async")
+MANAGER = "paced_verl.rollout.PacedAgentLoopManager"
