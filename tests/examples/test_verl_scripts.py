@@ -28,10 +28,7 @@ RUN = [
     "gdpo_trainer/run_qwen3_8b_fsdp.sh",
     "grpo_trainer/run_qwen2_5_vl_7b_fsdp.sh",
     "grpo_trainer/run_qwen3_8b_fsdp.sh",
-    "gspo_trainer/run_qwen3_8b_fsdp.sh",
-    "otb_trainer/run_qwen3_8b_fsdp.sh",
     "prefix_grouper/run_qwen3_8b_fsdp.sh",
-    "profile/run_qwen2_5_7b_torch_profile.sh",
     "reinforce_plus_plus_trainer/run_qwen3_8b_fsdp.sh",
     "remax_trainer/run_qwen3_8b_fsdp.sh",
 ]
