@@ -6,6 +6,7 @@ python scripts/support.py --check                           # it is what the las
 
 import argparse
 import json
+import re
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -21,6 +22,9 @@ from paced_verl.names import TRAINER_MODES
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD, TABLE = ROOT / "outputs" / "e2e" / "launches.jsonl", ROOT / "docs" / "support.md"
+
+OTHERS = re.compile(r"\n<!-- scripts/check_examples.py -->.*", re.DOTALL)
+"""The part of the document that another script writes."""
 
 VERL_KEYS = [
     "trainer.v1.trainer_mode",
@@ -144,6 +148,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="fail if docs/support.md says something else")
     check = parser.parse_args().check
     text = table([json.loads(line) for line in RECORD.read_text().splitlines()])
+    text += "".join(OTHERS.findall(TABLE.read_text()))
     if not check:
         TABLE.write_text(text)
     elif TABLE.read_text() != text:
