@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from paced_verl.fingerprint import prompt_hash
+from paced_verl.fingerprint import prompt_hash, spread
 from paced_verl.target_file import Origin, Row, read, replacing, write
 
 _LIST = "parts.json"
