@@ -1,7 +1,7 @@
 """PACED as an advantage: the policy-gradient form of reverse KL, in verl's own trainers (``adv_estimator=paced``).
 
-A prompt's group of n rollouts gives its pass rate p̂ = k/n, verl's reference worker is the teacher T, and token t of a
-response y gets
+The other n − 1 rollouts of its prompt give a response's pass rate p̂ = k/(n−1), verl's reference worker is the teacher
+T, and token t of the response y gets
 
     A_t = w̃(p̂) · (log T(y_t | x, y_<t) − log S_old(y_t | x, y_<t))  +  task_coef · GRPO's advantage
 
@@ -15,10 +15,11 @@ the token-level reverse KLs at the sampled prefixes, the distribution of the pre
 of the sum over the vocabulary: the same mean, more variance, no teacher servers. It is not the gradient of the
 sequence-level KL(S(y) ‖ T(y)), which also moves the prefixes: A_t would be Σ_{s≥t} (log T − log S)(y_s) for that.
 
-**What the weight does to it.** A response counts in its own p̂. Over groups, a response that is correct (c = 1) or wrong
-(c = 0) is weighted on average by v(c) = E[w̃((c + K)/n)] with K ~ Binomial(n−1, p), not by w̃(p): the two v differ by
-O(1/n). For w = p(1−p), v(1) > v(0) where p < 1/2. Weights from earlier samples (``paced.weight.source: table`` of the
-paced trainers) have no such term.
+**What the weight does to it.** A response does not count in its own p̂. Over groups it is weighted on average by
+v = E[w̃(K/(n−1))] with K ~ Binomial(n−1, p), whether it is correct or wrong: what the gradient of a prompt points to is
+that of the responses unweighted. Only its size is v, not w̃(p). For w = p(1−p) that is the factor 1 − 1/(n−1), the same
+for all prompts. Other kernels are smoothed over about p ± √(p(1−p)/(n−1)). An empirical ``beta`` needs n ≥ 3: one other
+response has a rate of 0 or 1.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage, register
 
 from paced_verl.config import ConfigError, Fraction, NonNegative, Positive, _Block, _explain
 from paced_verl.divergence.functions import LOG_ZERO
-from paced_verl.kernel import FloatArray, Kernel
+from paced_verl.kernel import FloatArray, Kernel, weights_by_successes
 from paced_verl.passrate import is_correct
 
 NAME = "paced"
@@ -59,7 +60,7 @@ class AdvantageConfig(_Block):
     threshold: float = 0.5
     """A response is correct from this score on: the sum of its token rewards (verl hands an estimator no ``acc``)."""
     mean_weight: Positive | None = None
-    """What w is divided by; null: see :func:`weights_of`."""
+    """What w is divided by; null: see :func:`paced_verl.kernel.weights_by_successes`."""
     task_coef: NonNegative = 0.0
     """Factor of GRPO's advantage (verl's, under ``algorithm.norm_adv_by_std_in_grpo``). Not multiplied by w̃."""
 
@@ -96,21 +97,6 @@ def _line(problem: Any) -> str:
     return f"algorithm.paced.{problem['loc'][-1]} is not a key that anything reads. {hint}"
 
 
-def weights_of(kernel: Kernel, n: int, mean_weight: float | None = None) -> FloatArray:
-    """w̃(k/n) for k = 0 … n: w divided by ``mean_weight``, or else by its mean over k = 0 … n.
-
-    Those n + 1 outcomes are equally likely where pass rates are uniform on [0, 1], so w̃ then has mean 1. The mean is a
-    constant of the kernel and of n, never the batch's own. That would be 1 whatever the batch: one of mastered prompts
-    would train as strongly as one from the frontier, and a prompt's gradient would depend on its neighbours in it.
-
-    Returns:
-        float64[n + 1]; all 0 where all w are 0 (n = 1 under an empirical ``beta``).
-    """
-    weights = kernel(np.arange(n + 1), n)
-    mean = weights.mean() if mean_weight is None else mean_weight
-    return weights / mean if mean > 0 else weights
-
-
 def group_weights(
     scores: Sequence[float],
     index: npt.ArrayLike,
@@ -118,21 +104,22 @@ def group_weights(
     threshold: float = 0.5,
     mean_weight: float | None = None,
 ) -> FloatArray:
-    """w̃(k/n) of each response's group.
+    """w̃ of each response, by the others of its group.
 
     Args:
         scores: One a response; it is correct from ``threshold`` on.
         index: Its prompt's group, anything that sorts; same length. Groups may differ in size.
-        kernel, mean_weight: See :func:`weights_of`.
+        kernel, mean_weight: See :func:`paced_verl.kernel.weights_by_successes`.
 
     Returns:
-        float64, one a response.
+        float64, one a response; 1 for a response that is alone in its group.
     """
     _, group = np.unique(np.asarray(index), return_inverse=True)
-    n = np.bincount(group)
-    k = np.bincount(group, [is_correct(score, {}, threshold) for score in scores]).astype(np.int64)
-    weights = {size: weights_of(kernel, size, mean_weight) for size in set(n.tolist())}
-    return np.array([weights[size][correct] for size, correct in zip(n.tolist(), k, strict=True)])[group]
+    correct = np.array([is_correct(score, {}, threshold) for score in scores], np.int64)
+    others = (np.bincount(group)[group] - 1).tolist()
+    successes = np.bincount(group, correct).astype(np.int64)[group] - correct
+    weights = {n: weights_by_successes(kernel, n, mean_weight) for n in set(others)}
+    return np.array([weights[n][k] for n, k in zip(others, successes, strict=True)])
 
 
 def paced_advantage(
@@ -287,24 +274,27 @@ def _wiring(config: DictConfig, settings: AdvantageConfig) -> Iterator[str]:
         )
     n = config.actor_rollout_ref.rollout.n
     if n < 2:
-        yield f"actor_rollout_ref.rollout.n={n}: a group's own rewards are its pass rate; expected 2 or more, try 8."
-    elif not weights_of(settings.to_kernel(), n).any():
         yield (
-            f"algorithm.paced: every group would weigh 0, whatever k of actor_rollout_ref.rollout.n={n} are correct. "
-            "Use estimate: posterior, another kernel, or a larger n."
+            f"actor_rollout_ref.rollout.n={n}: a response is weighed by the others of its group, and there are none; "
+            "expected 3 or more, try 8."
+        )
+    elif not weights_by_successes(settings.to_kernel(), n - 1).any():
+        yield (
+            f"algorithm.paced: with actor_rollout_ref.rollout.n={n} every response would weigh 0, however many of the "
+            f"other {n - 1} are correct. Use a larger n, estimate: posterior, or another kernel."
         )
 
 
 def describe(config: DictConfig, settings: AdvantageConfig) -> str:
     """What will run, in words."""
     n, actor = config.actor_rollout_ref.rollout.n, config.actor_rollout_ref.actor
-    weights = ", ".join(f"{w:.2f}" for w in weights_of(settings.to_kernel(), n, settings.mean_weight))
+    weights = ", ".join(f"{w:.2f}" for w in weights_by_successes(settings.to_kernel(), n - 1, settings.mean_weight))
     teacher = config.actor_rollout_ref.ref.get("teacher_path")
     lines = [
         "paced-verl will run:",
-        f"  advantage: w̃(k/n) · (log T − log S) on the student's own tokens, {n} responses a prompt",
+        f"  advantage: w̃ · (log T − log S) on the student's own tokens, {n} responses a prompt",
         f"  teacher: {teacher or 'the student as it starts'}, as verl's reference worker",
-        f"  weight: {settings.kernel}, {settings.estimate}; w̃ at k = 0 … {n}: {weights}",
+        f"  weight: {settings.kernel}, {settings.estimate}; w̃ where 0 … {n - 1} of the others are correct: {weights}",
     ]
     if settings.task_coef:
         lines.append(f"  task rewards: + {settings.task_coef:g} × GRPO's advantage")

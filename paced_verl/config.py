@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
+import numpy as np
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -71,6 +72,11 @@ class WeightConfig(_Block):
         self.to_kernel()  # knows its names and ranges
         return self
 
+    @property
+    def can_be_zero(self) -> bool:
+        """Whether there are pass rates that weigh 0."""
+        return self.estimate == "empirical" and not self.to_kernel().of_rate(np.linspace(0, 1, 101)).all()
+
     def to_kernel(self) -> Kernel:
         """The kernel before anything is fitted to a table."""
         return Kernel(
@@ -95,8 +101,8 @@ class PassRateConfig(_Block):
     """Estimate once more after the last step, for the record."""
     from_training: bool = True
     """Also learn, for free, from the scored rollouts that train."""
-    decay: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """What an observation keeps of a prompt's older counts."""
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """What an observation keeps of a prompt's older counts; 1 keeps them all, and lags behind a student that learns."""
     threshold: float = 0.5
     """A response is correct from this score on (verl's ``acc`` where the reward function gives it, else the reward)."""
     file: str | None = None
@@ -357,6 +363,20 @@ class PacedConfig(_Block):
         rates = self.pass_rate
         if self.weight.kernel != "uniform" and rates.refresh == "never" and not (rates.file or rates.from_training):
             raise ValueError("pass_rate.refresh: never needs a file to start from, or from_training: true")
+        return self
+
+    @model_validator(mode="after")
+    def _measures_again(self) -> PacedConfig:
+        """A prompt of weight 0 may never be drawn again, hence never measured: one visit must not decide on it."""
+        rates, sampler = self.pass_rate, self.sampler
+        learnt = any(stage.responses == "student" for stage in self.schedule) and self.weight.source == "table"
+        dropped = sampler.explore == 0 and (sampler.skip_zero_weight or sampler.power > 0) and self.weight.can_be_zero
+        if rates.refresh == "never" and rates.file is None and learnt and dropped:
+            raise ValueError(
+                "pass_rate.refresh: never without a file drops a prompt for ever as soon as the rollouts of one visit "
+                "give it weight 0; set weight.estimate: posterior, or (with rollout.n above 1) sampler.explore above "
+                "0, such as 0.1"
+            )
         return self
 
     @classmethod

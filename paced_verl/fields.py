@@ -10,7 +10,7 @@ From the trainer to the agent loop, on a training prompt:
 ``TASK``           factor of the row's task advantage: 0 where routing gives it no task reward
 ``SELF``           whether the student's own weights are the teacher, under the route's context
 ``SESSIONS``       responses to the prompt in this step
-``GROUP_WEIGHTS``  what ``WEIGHT`` becomes with 0, 1, … correct responses among these, or ``None``: it stays
+``GROUP_WEIGHTS``  what ``WEIGHT`` becomes with 0, 1, … correct responses beside this one, or ``None``: it stays
 ``TARGET``         stored teacher response (token ids; empty: none could be had), or ``None``: the teacher writes one
 
 and on a prompt whose pass rate is estimated, ``TEMPERATURE``. Rows go on to the actor, and back to the driver, with

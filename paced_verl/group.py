@@ -53,14 +53,13 @@ class Group:
         return [scored for scored in self._settled.values() if scored is not None]
 
     @property
-    def successes(self) -> int:
-        """Number of correct responses."""
-        return sum(scored.correct for scored in self._responses)
-
-    @property
     def uniform(self) -> bool:
         """Whether the metric is the same for all: DAPO's filter drops such a group."""
         return len({scored.metric for scored in self._responses}) <= 1
+
+    def successes_beside(self, session: int) -> int:
+        """Number of correct responses of the other sessions; one that failed is not correct."""
+        return sum(scored is not None and scored.correct for i, scored in self._settled.items() if i != session)
 
     def correct_beside(self, session: int) -> str | None:
         """A correct response of another session, the next one in order, so that siblings see different ones."""

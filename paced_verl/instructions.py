@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from paced_verl import fields
 from paced_verl.config import RouteConfig
-from paced_verl.kernel import Kernel
+from paced_verl.kernel import weights_by_successes
 from paced_verl.sampler import PassRateSampler
 from paced_verl.schedule import Stage
 
@@ -32,7 +32,7 @@ def row_instructions(
         step: The step they are drawn in.
         n: Responses per prompt.
         sampler: Knows the weights they were drawn under.
-        group_weights: Weigh a prompt by the group of responses that is about to be sampled, not by the table.
+        group_weights: Weigh each response by the others of the group that is about to be sampled, not by the table.
         route: Which losses a prompt gets by its pass rate; ``None``: all get both.
     """
     coef = stage.coef_at(step)
@@ -48,20 +48,11 @@ def row_instructions(
         fields.TARGET: [None] * len(prompts),
     }
     if group_weights:
-        weights = (weights_by_successes(sampler.kernel, n, sampler.mean_weight) * coef).tolist()
+        weights = (weights_by_successes(sampler.kernel, n - 1, sampler.mean_weight) * coef).tolist()
         rows[fields.GROUP_WEIGHTS] = [weights] * len(prompts)
     if route is not None:
         _route(rows, sampler.table.rates()[prompts], route, coef)
     return rows
-
-
-def weights_by_successes(kernel: Kernel, n: int, mean_weight: float) -> npt.NDArray[np.float64]:
-    """w̃ of a group of n responses with 0, 1, … n correct ones: (n+1,).
-
-    Args:
-        mean_weight: Raw mean weight of the data set, as far as it is known.
-    """
-    return kernel(np.arange(n + 1), np.full(n + 1, n)) / mean_weight
 
 
 def _route(rows: dict[str, list[Any]], rates: npt.NDArray[np.float32], route: RouteConfig, coef: float) -> None:

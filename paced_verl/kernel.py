@@ -119,6 +119,23 @@ class Kernel:
         return means[inverse].reshape(a.shape)
 
 
+def weights_by_successes(kernel: Kernel, n: int, mean: float | None = None) -> FloatArray:
+    """w̃ of a prompt of which 0, 1, … n of n responses are correct: w over ``mean``, or else over its own mean.
+
+    Its own mean is that over k = 0 … n, which are equally likely where pass rates are uniform on [0, 1]. It is a
+    constant of the kernel and of n, never a batch's: that would be 1 whatever the batch, so one of mastered prompts
+    would train as strongly as one from the frontier, and a prompt's gradient would depend on its neighbours in it.
+
+    Returns float64[n + 1]: all 0 where all w are 0 (n = 1 under an empirical ``beta``), and [1] for n = 0, since a
+    prompt that nobody has tried weighs the mean.
+    """
+    if n == 0:
+        return np.ones(1)
+    weights = kernel(np.arange(n + 1), n)
+    mean = weights.mean() if mean is None else mean
+    return weights / mean if mean > 0 else weights
+
+
 def _beta_quadrature(a: FloatArray, b: FloatArray, nodes: int = 16) -> tuple[FloatArray, FloatArray]:
     """Gauss–Jacobi nodes and probabilities for Beta(a, b): two arrays of shape ``a.shape + (nodes,)``.
 
@@ -142,13 +159,18 @@ def _beta_quadrature(a: FloatArray, b: FloatArray, nodes: int = 16) -> tuple[Flo
 def fit_prior(successes: npt.ArrayLike, samples: npt.ArrayLike) -> tuple[float, float]:
     """(a, b) of the Beta distribution of pass rates over a data set: empirical Bayes, beta-binomial likelihood.
 
-    Rows with samples 0 say nothing and are left out; a and b stay within [1e-3, 1e4]. Cost is one sort of the rows,
-    then work on the distinct (k, n) only. Raises ValueError if no row has samples.
+    The maximiser within [0.05, 1e4]: given k of n, the prior counts as a successes and b failures, so a smaller a would
+    let the first success ever seen raise a rate, hence about the weight, more than (a + 1) / a = 21 times. Where all
+    samples succeed, or none does, the likelihood has no maximum (it grows for ever as a rate of 1 or 0 is approached)
+    and the table says nothing of how rates differ: then (1, 1). Rows with samples 0 say nothing and are left out. Cost
+    is one sort of the rows, then work on the distinct (k, n) only. Raises ValueError if no row has samples.
     """
     k, n = np.asarray(successes, np.float32).ravel(), np.asarray(samples, np.float32).ravel()
     k, n = k[n > 0], n[n > 0]
     if not len(n):
         raise ValueError("fit_prior: no prompt has been sampled yet; estimate pass rates first")
+    if not k.any() or np.array_equal(k, n):
+        return 1.0, 1.0
     pairs, count = np.unique(k + 1j * n, return_counts=True)
     k, n = pairs.real.astype(np.float64), pairs.imag.astype(np.float64)
     share = count / count.sum()
@@ -167,7 +189,7 @@ def fit_prior(successes: npt.ArrayLike, samples: npt.ArrayLike) -> tuple[float, 
     spread = (share @ (rate - mean) ** 2) / (mean * (1 - mean))
     shrink = np.clip((spread - noise) / max(1 - noise, 1e-9), 0.01, 0.9)
     start = np.log(np.array([mean, 1 - mean]) * (1 / shrink - 1))
-    bounds = [(np.log(1e-3), np.log(1e4))] * 2
+    bounds = [(np.log(0.05), np.log(1e4))] * 2
     log_prior = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-14}).x
     return float(np.exp(log_prior[0])), float(np.exp(log_prior[1]))
 

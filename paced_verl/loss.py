@@ -144,6 +144,8 @@ def _divergence(
     teacher_ids, teacher_log_probs = (
         _of_this_rank(data[name].values()) for name in ("teacher_ids", "teacher_logprobs")
     )
+    if "teacher_tail" in data.keys():  # noqa: SIM118 — a TensorDict's `in` asks for values
+        arguments["teacher_tail"] = _of_this_rank(data["teacher_tail"].values())
     return token_divergence(logits, teacher_ids, teacher_log_probs, **arguments)
 
 

@@ -114,7 +114,6 @@ class PassRateTable:
         """Write a parquet file, all of it or nothing."""
         metadata = {
             b"paced_verl.format": _FORMAT,
-            b"paced_verl.decay": repr(self.decay).encode(),
             b"paced_verl.fingerprint": self.fingerprint.encode(),
         }
         table = pa.table(
@@ -139,9 +138,11 @@ class PassRateTable:
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str], expected_size: int | None = None, fingerprint: str = ""
+        cls, path: str | os.PathLike[str], expected_size: int | None = None, fingerprint: str = "", decay: float = 1.0
     ) -> "PassRateTable":
         """Read what `save` wrote, or a parquet file made by hand with columns prompt, successes, samples.
+
+        A file holds counts; how the table forgets them from here on is its reader's ``decay``.
 
         A file made by hand may hold its rows in any order and, if ``expected_size`` says how many prompts there are,
         some of the prompts only; the others are unseen. Raises FileNotFoundError, or ValueError if the file is damaged,
@@ -182,7 +183,7 @@ class PassRateTable:
                 f"{path}: expected {size} prompts, found {columns.num_rows}; "
                 "point to the table of this data set or estimate the pass rates again"
             )
-        table = cls(size, float(metadata.get(b"paced_verl.decay", b"1.0")), stored or fingerprint)
+        table = cls(size, decay, stored or fingerprint)
         try:
             prompts, k, n = table._check(*(columns[name].to_numpy() for name in ("prompt", "successes", "samples")))
             if len(prompts) and np.bincount(prompts).max() > 1:

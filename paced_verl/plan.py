@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -95,6 +96,7 @@ class Plan:
             f"weight: {weight.kernel} {detail}, {weight.estimate} estimate, mean 1 over all prompts".replace(" ,", ",")
         )
         lines.append(f"pass rates: {self._estimates()}")
+        lines += self._visits()
         sampler = paced.sampler
         skips = sampler.skip_zero_weight and sampler.power == 0 and "paced.sampler.skip_zero_weight" not in self.ignored
         lines.append(
@@ -145,6 +147,25 @@ class Plan:
             f"no rollouts, {rows} rows and teacher scorings per step; responses {origin}; "
             f"{rows * steps} scorings in the stage"
         )
+
+    def _visits(self) -> list[str]:
+        """How often training sees each prompt, and a warning where its pass rate rests on too few of these visits."""
+        rates, weight = self.paced.pass_rate, self.paced.weight
+        reads_rates = rates.from_training and weight.source == "table" and weight.kernel != "uniform"
+        if self.schedule is None or self.prompts is None or not reads_rates:
+            return []
+        last = self.schedule.stages[-1].last
+        student = [self.schedule.at(step).responses == "student" for step in range(1, last + 1)]
+        estimated = [0, *(step - 1 for step in self.refreshes() if step > 1), last]
+        most = max(sum(student[start:end]) for start, end in itertools.pairwise(estimated)) * self.batch / self.prompts
+        visits = sum(student) * self.batch / self.prompts
+        lines = [f"visits: {sum(student)} student steps × {self.batch} / {self.prompts} prompts = {visits:.1f} of each"]
+        if rates.refresh != "every" and most < 3:
+            lines.append(
+                f"warning: {most:.1f} visits between estimates, and a pass rate learned from less than 3 lags behind "
+                "the student; only another estimate helps (paced.pass_rate.refresh=every)"
+            )
+        return lines if any(student) else []
 
     def _estimates(self) -> str:
         settings, due = self.paced.pass_rate, self.refreshes()

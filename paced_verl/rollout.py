@@ -244,7 +244,7 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
         assert group is not None
         await group.wait()
         if weights is not None:
-            row[fields.WEIGHT].fill_(weights[group.successes])
+            row[fields.WEIGHT].fill_(weights[group.successes_beside(row["session_id"])])
         if self.filter_metric is not None and group.uniform:
             row[fields.WEIGHT].zero_()  # verl drops the group
         rollout = group.correct_beside(row["session_id"]) if context.needs_rollout else None

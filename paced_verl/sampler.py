@@ -128,9 +128,12 @@ class PassRateSampler:
         return np.divide(w, scale, out=np.zeros_like(w), where=w > 0).astype(np.float32)
 
     @property
-    def mean_weight(self) -> float:
-        """The mean raw weight of all prompts, by which weights are divided; unknown prompts count as known ones do."""
-        return self._mean
+    def mean_weight(self) -> float | None:
+        """The mean raw weight of all prompts, by which weights are divided; unknown prompts count as known ones do.
+
+        ``None`` as long as no prompt is known to have a positive weight.
+        """
+        return self._mean if self._sums[0].any() else None
 
     def __len__(self) -> int:
         return self._epoch_size
@@ -289,9 +292,12 @@ class PassRateSampler:
 def shuffled(index: IntArray, size: int, key: tuple[int, int]) -> IntArray:
     """Entries ``index`` of a pseudo-random permutation of 0 … size−1, without writing the permutation down.
 
-    A Feistel network permutes the numbers of 2h bits, 2^2h >= size; walking along its cycles until the number is
-    < size restricts it to a permutation of 0 … size−1 (Black & Rogaway 2002).
+    It depends on size and key only. A Feistel network permutes the numbers of 2h bits, 2^2h >= size; walking along its
+    cycles until the number is < size restricts it to a permutation of 0 … size−1 (Black & Rogaway 2002). With few bits
+    a half some permutations come up more often than others, so a small one is written down after all.
     """
+    if size <= _AHEAD:
+        return np.random.default_rng(key).permutation(size)[index]
     half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
     keys = np.random.SeedSequence(key).generate_state(6, np.uint64)
     out = index.astype(np.uint64)

@@ -5,6 +5,7 @@ Steps are verl's: the first training step is 1. A stage that ends at step ``e`` 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -72,7 +73,7 @@ class Schedule:
 
     @classmethod
     def from_ends(cls, ends: Sequence[int | float], stages: Sequence[dict[str, Any]], total_steps: int) -> Schedule:
-        """Turn each stage's end, a step (int) or a fraction of the run (float), into a range of steps.
+        """Turn each stage's end, a step (int) or a fraction of the run (float, halves round up), into a range of steps.
 
         Args:
             ends: One end a stage, increasing; the last one must be the end of the run.
@@ -85,7 +86,7 @@ class Schedule:
         built: list[Stage] = []
         previous = 0
         for index, (end, stage) in enumerate(zip(ends, stages, strict=True)):
-            last = end if isinstance(end, int) else round(end * total_steps)
+            last = end if isinstance(end, int) else math.floor(end * total_steps + 0.5)
             key = f"paced.schedule[{index}].until={end}"
             if last > total_steps:
                 raise ValueError(f"{key} lies after the end of the run, which has {total_steps} steps.")

@@ -52,7 +52,7 @@ class PacedState:
         return PassRateTable(len(self.table), self.paced.pass_rate.decay, self.table.fingerprint)
 
     def _load_table(self, path: str | Path) -> PassRateTable:
-        return PassRateTable.load(path, len(self.table), self.table.fingerprint)
+        return PassRateTable.load(path, len(self.table), self.table.fingerprint, self.paced.pass_rate.decay)
 
     def use_table(self, table: PassRateTable, step: int) -> None:
         """Weigh by this table from ``step`` on, with what the configuration leaves to the data fitted to it."""

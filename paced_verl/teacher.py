@@ -25,10 +25,11 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from paced_verl import fields
+from paced_verl.divergence import support_log_probs
 from paced_verl.scoring import at_student_positions, response_positions
 
 MODEL_TYPE = "paced_teacher"
-CHUNK_BYTES = 256 << 20  # float32 logits that are alive at once
+CHUNK_BYTES = 256 << 20  # float32 logits that are sorted at once
 
 
 @EngineRegistry.register(model_type=MODEL_TYPE, backend=["fsdp", "fsdp2"], device=["cuda", "npu"])
@@ -62,23 +63,20 @@ class TeacherEngine(FSDPEngineWithLMHead):
 
 
 def top_k(logits: torch.Tensor, k: int) -> dict[str, torch.Tensor]:
-    """The k most probable tokens and their log-probabilities over the whole vocabulary.
+    """The k most probable tokens, their log-probabilities over the whole vocabulary, and that of all others together.
 
     Args:
         logits: (tokens, V), any floating dtype.
         k: How many.
 
     Returns:
-        ``teacher_ids`` (tokens, k) int32 and ``teacher_logprobs`` (tokens, k) float32.
+        ``teacher_ids`` (tokens, k) int32, ``teacher_logprobs`` (tokens, k) float32 and ``teacher_tail`` (tokens,)
+        float32: summed over the other logits, not 1 − Σ, so that a tail of 1e-12 is as exact as one of 0.3.
     """
     rows = max(1, CHUNK_BYTES // (4 * logits.shape[1]))
-    ids, log_probs = [], []
-    for chunk in logits.split(rows):
-        chunk = chunk.float()
-        best = chunk.topk(k, dim=-1)
-        ids.append(best.indices.int())
-        log_probs.append(best.values - chunk.logsumexp(-1, keepdim=True))
-    return {"teacher_ids": torch.cat(ids), "teacher_logprobs": torch.cat(log_probs)}
+    ids = torch.cat([chunk.topk(k, dim=-1).indices for chunk in logits.split(rows)])
+    log_probs = support_log_probs(logits, ids)
+    return {"teacher_ids": ids.int(), "teacher_logprobs": log_probs[:, :k], "teacher_tail": log_probs[:, k]}
 
 
 class ReferenceTeacher:
@@ -139,8 +137,8 @@ class ReferenceTeacher:
             data: With ``prompts``, ``responses``, ``response_mask``, ``TEACHER_PROMPT`` (jagged) and ``WEIGHT``.
 
         Returns:
-            ``teacher_ids`` and ``teacher_logprobs``, or ``teacher_hidden``: jagged (B, tokens, …). ``None`` on ranks
-            that share their rows with another rank of a sequence-parallel group.
+            What :func:`top_k` gives, or ``teacher_hidden``: jagged (B, tokens, …). ``None`` on ranks that share their
+            rows with another rank of a sequence-parallel group.
         """
         prompts, responses = data[fields.TEACHER_PROMPT].unbind(), data["responses"].unbind()
         weight = fields.per_row(data[fields.WEIGHT]).view(-1)
@@ -153,7 +151,7 @@ class ReferenceTeacher:
             output = self.worker.infer_batch(_batch([torch.cat([prompts[i], responses[i]]) for i in asked]))
             if output is None:
                 return None
-            names = ("teacher_hidden",) if self.topk == "full" else ("teacher_ids", "teacher_logprobs")
+            names = ("teacher_hidden",) if self.topk == "full" else ("teacher_ids", "teacher_logprobs", "teacher_tail")
             columns = [output[name].unbind() for name in names]
             for row, values in zip(asked, zip(*columns, strict=True), strict=True):
                 place = response_positions(len(values[0]), len(responses[row]))
@@ -180,7 +178,10 @@ class ReferenceTeacher:
             else:
                 response = None if answer is None else (answer["teacher_ids"], answer["teacher_logprobs"])
                 ids, log_probs = at_student_positions(response, total, length, int(self.topk))
-                values = {"teacher_ids": ids, "teacher_logprobs": log_probs}
+                tail = torch.full((total,), -torch.inf)
+                if answer is not None:
+                    tail[response_positions(total, length)] = answer["teacher_tail"]
+                values = {"teacher_ids": ids, "teacher_logprobs": log_probs, "teacher_tail": tail}
             for name, value in values.items():
                 rows.setdefault(name, []).append(value)
         return TensorDict({name: _jagged(values) for name, values in rows.items()}, batch_size=len(lengths))

@@ -45,6 +45,8 @@ class Row:
     stage: int
     weight: float
     mix: float = 0.0
+    teacher_tail: torch.Tensor | None = None
+    """(prompt + response,) log-probabilities, where the teacher says them."""
 
 
 def make_rows(count: int, seed: int = 0, stages: Sequence[int] = (0, 1), full_mask: bool = False) -> list[Row]:
@@ -86,6 +88,8 @@ def micro_batch(rows: Sequence[Row], whole: Sequence[Row], dp_size: int = 1) -> 
         },
         batch_size=[len(rows)],
     )
+    if rows[0].teacher_tail is not None:
+        data["teacher_tail"] = jagged("teacher_tail")
     tu.assign_non_tensor(
         data,
         dp_size=dp_size,

@@ -21,11 +21,9 @@ from paced_verl.advantage import (
     check,
     estimate_paced_advantage,
     paced_advantage,
-    weights_of,
 )
 from paced_verl.config import ConfigError
 from paced_verl.divergence import get_divergence, teacher_categories
-from paced_verl.kernel import Kernel
 from paced_verl.launch import PacedCallback
 from tests.test_checks import write_model
 
@@ -62,17 +60,19 @@ def by_hand(batch: dict[str, Any], settings: AdvantageConfig) -> torch.Tensor:
     result = torch.zeros_like(rewards)
     for i in range(len(index)):
         scores = [float(rewards[j].sum()) for j in range(len(index)) if index[j] == index[i]]
-        n, k = len(scores), sum(score >= settings.threshold for score in scores)
+        others = [float(rewards[j].sum()) for j in range(len(index)) if index[j] == index[i] and j != i]
+        n, k = len(others), sum(score >= settings.threshold for score in others)
 
         def w(p: float) -> float:
             return p**settings.alpha * (1 - p) ** settings.beta
 
-        mean = settings.mean_weight or sum(w(c / n) for c in range(n + 1)) / (n + 1)
-        weight = w(k / n) / mean if mean else 0.0
+        mean = settings.mean_weight or (sum(w(c / n) for c in range(n + 1)) / (n + 1) if n else 1.0)
+        weight = 1.0 if n == 0 else w(k / n) / mean if mean else 0.0
         task = 0.0
         if settings.task_coef:
-            deviation = (sum((s - sum(scores) / n) ** 2 for s in scores) / (n - 1)) ** 0.5
-            task = (float(rewards[i].sum()) - sum(scores) / n) / (deviation + 1e-6)
+            average = sum(scores) / len(scores)
+            deviation = (sum((s - average) ** 2 for s in scores) / (len(scores) - 1)) ** 0.5
+            task = (float(rewards[i].sum()) - average) / (deviation + 1e-6)
         for t in range(rewards.shape[1]):
             if mask[i, t]:
                 gap = float(batch["ref_log_prob"][i, t]) - float(batch["old_log_probs"][i, t])
@@ -87,6 +87,7 @@ def by_hand(batch: dict[str, Any], settings: AdvantageConfig) -> torch.Tensor:
         ((3, 7, 2), {"alpha": 2.0, "beta": 0.5}),
         ((1, 2, 4, 5), {"mean_weight": 0.125}),
         ((2, 4, 5), {"task_coef": 0.7}),
+        ((1, 1, 3), {}),
     ],
 )
 def test_it_is_the_formula_row_by_row(sizes: tuple[int, ...], settings: dict[str, Any]) -> None:
@@ -125,23 +126,8 @@ def test_groups_without_a_frontier_get_0_and_padding_rows_change_nothing() -> No
     )
 
 
-@pytest.mark.parametrize("n", [2, 3, 8])
-@pytest.mark.parametrize(
-    "kernel",
-    [Kernel(), Kernel(alpha=3, beta=0.5), Kernel(estimate="posterior"), Kernel("hard_filter"), Kernel("uniform")],
-)
-def test_the_mean_weight_is_1_where_pass_rates_are_uniform(kernel: Kernel, n: int) -> None:
-    """P(k of n) integrated over p on [0, 1], numerically, is what w̃ is averaged with."""
-    p = (np.arange(20000) + 0.5) / 20000
-    chances = [(math.comb(n, k) * p**k * (1 - p) ** (n - k)).mean() for k in range(n + 1)]
-    weights = weights_of(kernel, n)
-    if kernel.name == "hard_filter" and n == 2:
-        assert weights.tolist() == [0, 3, 0]
-    assert float(np.dot(chances, weights)) == pytest.approx(1, abs=1e-6)
-
-
 def test_a_batch_of_mastered_prompts_keeps_its_small_weight() -> None:
-    """No mean over the batch: 7 of 8 correct weighs the same alone as beside a prompt of the frontier."""
+    """No mean over the batch: 7 of 8 correct weigh the same alone as beside a prompt of the frontier."""
     batch = a_batch((8, 8))
     first = batch["index"] == "prompt-0"
     batch["token_level_rewards"][:] = 0
@@ -153,8 +139,8 @@ def test_a_batch_of_mastered_prompts_keeps_its_small_weight() -> None:
 
 
 def test_a_teacher_that_excludes_a_token_gives_a_large_finite_advantage() -> None:
-    batch = a_batch((2,))
-    batch["token_level_rewards"][:] = torch.tensor([[1.0], [0.0]]) * (torch.arange(6) == 0)
+    batch = a_batch((3,))
+    batch["token_level_rewards"][:] = torch.tensor([[0.0], [1.0], [0.0]]) * (torch.arange(6) == 0)
     batch["ref_log_prob"][0, 0] = -math.inf
     result = paced_advantage(**batch, settings=AdvantageConfig())
     assert -400 < float(result[0, 0]) < -80
@@ -173,7 +159,7 @@ def policy(seed: int) -> torch.Tensor:
 
 
 STUDENT, TEACHER = policy(1), policy(2)
-CORRECT = [int(sum(y) % 2 == 0) for y in RESPONSES]
+CORRECT = [int(y[0] == 1) for y in RESPONSES]
 
 
 def token_log_probs(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -243,28 +229,33 @@ def test_its_policy_gradient_is_minus_that_of_the_token_level_reverse_kl() -> No
     torch.testing.assert_close(to_go, -sequence, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("n", [2, 3])
-def test_a_groups_own_pass_rate_weighs_correct_and_wrong_responses_a_little_apart(n: int) -> None:
-    """Every group of n responses, against E[w̃((c + K)/n)], K ~ Binomial(n−1, p), of each response's own c."""
-    settings, total = AdvantageConfig(), torch.zeros_like(STUDENT)
+@pytest.mark.parametrize(
+    ("n", "settings"),
+    [(3, {}), (3, {"alpha": 2.0, "beta": 0.5}), (2, {"estimate": "posterior"})],
+)
+def test_the_weight_changes_the_size_of_a_prompts_gradient_and_not_its_direction(
+    n: int, settings: dict[str, Any]
+) -> None:
+    """Every group of n responses: the gradient is that without weights, times E[w̃(K of n−1)], K ~ Binomial(n−1, p)."""
+    parsed, total = AdvantageConfig(**settings), torch.zeros_like(STUDENT)
     s = chances()
     for rows in itertools.combinations_with_replacement(range(len(RESPONSES)), n):
         ways = math.factorial(n) / math.prod(math.factorial(rows.count(row)) for row in set(rows))
-        advantages = group_advantages(list(rows), settings)
+        advantages = group_advantages(list(rows), parsed)
         if advantages.any():
             chance = ways * s[list(rows)].prod()
             total += chance * gradient(lambda x, a=advantages, r=rows: surrogate(a, list(r), x).mean())
 
-    p = float(sum(chance for chance, c in zip(s, CORRECT, strict=True) if c))
-    weights = [p_hat * (1 - p_hat) for p_hat in np.arange(n + 1) / n]
-    weights = np.array(weights) / np.mean(weights)
-    v = [sum(math.comb(n - 1, k) * p**k * (1 - p) ** (n - 1 - k) * weights[c + k] for k in range(n)) for c in (0, 1)]
-    assert (v[1] > v[0]) == (p < 0.5)
+    p, m = float(sum(chance for chance, c in zip(s, CORRECT, strict=True) if c)), n - 1
+    assert p < 0.4, "where a response's own luck would show"
+    weights = parsed.to_kernel()(np.arange(m + 1), m)
+    v = sum(math.comb(m, k) * p**k * (1 - p) ** (m - k) * weights[k] for k in range(m + 1)) / weights.mean()
+    if not settings:
+        assert v == pytest.approx((1 - 1 / m) * p * (1 - p) / weights.mean())
 
     everything = list(range(len(RESPONSES)))
     unweighted = group_advantages(everything, AdvantageConfig(kernel="uniform"))
-    own = torch.tensor([v[c] for c in CORRECT], dtype=F64)
-    expected = gradient(lambda logits: (own * s * surrogate(unweighted, everything, logits)).sum())
+    expected = v * gradient(lambda logits: (s * surrogate(unweighted, everything, logits)).sum())
     torch.testing.assert_close(total, expected, rtol=1e-10, atol=1e-12)
 
 
@@ -306,21 +297,21 @@ from omegaconf import OmegaConf
 import verl.trainer.ppo.v1
 from verl.trainer.ppo.v1.trainer_base import compute_advantage_for_multi_trajectories
 from verl.protocol import DataProto
-mask = torch.ones(4, 2)
+mask = torch.ones(6, 2)
 data = DataProto.from_dict(
     tensors={
         "response_mask": mask,
-        "token_level_rewards": torch.tensor([[0.0, 1.0], [0, 0], [0, 1], [0, 1]]),
+        "token_level_rewards": torch.tensor([[0.0, 1.0], [0, 0], [0, 0], [0, 1], [0, 1], [0, 1]]),
         "old_log_probs": -mask,
         "ref_log_prob": -2 * mask,
     },
-    non_tensors={"uid": np.array(["a", "a", "b", "b"], dtype=object)},
+    non_tensors={"uid": np.array(["a", "a", "a", "b", "b", "b"], dtype=object)},
 )
-keys = ["a_0_0", "a_1_0", "b_0_0", "b_1_0"]
+keys = ["a_0_0", "a_1_0", "a_2_0", "b_0_0", "b_1_0", "b_2_0"]
 config = OmegaConf.create({"paced": {"mean_weight": 0.5}})
 answer = {}
 for name in ("paced", "rloo"):
-    out = compute_advantage_for_multi_trajectories(data, keys, adv_estimator=name, num_repeat=2, config=config)
+    out = compute_advantage_for_multi_trajectories(data, keys, adv_estimator=name, num_repeat=3, config=config)
     answer[name] = out.batch["advantages"].tolist()
 print("ANSWER" + json.dumps(answer))
 """
@@ -330,8 +321,9 @@ def test_verls_trainer_finds_it_by_name_and_other_estimators_are_verls() -> None
     done = subprocess.run([sys.executable, "-c", REGISTERED], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     answer = json.loads(done.stdout.rsplit("ANSWER", 1)[1])
-    assert answer["paced"] == [[-0.5, -0.5], [-0.5, -0.5], [0, 0], [0, 0]]
-    assert answer["rloo"] == [[1, 1], [-1, -1], [0, 0], [0, 0]]
+    # Of the other two none is correct beside the first response, one beside each of the next two.
+    assert answer["paced"] == [[0, 0], [-0.5, -0.5], [-0.5, -0.5], [0, 0], [0, 0], [0, 0]]
+    assert answer["rloo"] == [[1, 1], [-0.5, -0.5], [-0.5, -0.5], [0, 0], [0, 0], [0, 0]]
 
 
 @pytest.mark.parametrize(
@@ -393,7 +385,7 @@ def test_the_group_is_right_as_it_is_and_says_what_will_run(
     PacedCallback().on_job_start(changed(composed, {"algorithm.paced.task_coef": 0.5}))
     said = capsys.readouterr().out
     assert f"{folder}/teacher" in said
-    assert "w̃ at k = 0 … 4: 0.00, 1.50, 2.00, 1.50, 0.00" in said
+    assert "w̃ where 0 … 3 of the others are correct: 0.00, 2.00, 2.00, 0.00" in said
     assert "0.5 × GRPO" in said
 
 
@@ -411,10 +403,11 @@ def test_the_group_is_right_as_it_is_and_says_what_will_run(
             {"actor_rollout_ref.actor.use_kl_loss": False},
             ["actor_rollout_ref.actor.use_kl_loss=False", "kl_loss_coef=0"],
         ),
-        ({"actor_rollout_ref.rollout.n": 1}, ["actor_rollout_ref.rollout.n=1", "2 or more"]),
+        ({"actor_rollout_ref.rollout.n": 1}, ["actor_rollout_ref.rollout.n=1", "3 or more"]),
+        ({"actor_rollout_ref.rollout.n": 2}, ["actor_rollout_ref.rollout.n=2", "would weigh 0", "larger n"]),
         (
-            {"algorithm.paced.kernel": "hard_filter", "algorithm.paced.low": 0.6, "algorithm.paced.high": 0.7},
-            ["every group would weigh 0", "rollout.n=4"],
+            {"algorithm.paced.kernel": "hard_filter", "algorithm.paced.low": 0.4, "algorithm.paced.high": 0.6},
+            ["every response would weigh 0", "rollout.n=4"],
         ),
         ({"distillation.enabled": True}, ["distillation.enabled=True", "+paced=reverse_kl"]),
         ({"actor_rollout_ref.ref.teacher_path": None}, ["teacher_path=None", "0 for ever", "task_coef"]),

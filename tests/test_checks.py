@@ -154,6 +154,9 @@ TASK_REWARD = "distillation.distillation_loss.use_task_rewards=True"
         ([ON_POLICY, "paced.teacher.context=rollout", "actor_rollout_ref.rollout.n=1"], ["rollout.n to 2 or more"]),
         (["paced.teacher.context=rollout"], ["shows a rollout", "responses: student"]),
         ([ON_POLICY, "paced.weight.source=group", "paced.sampler.power=1"], ["sampler.power=1", "Set power to 0"]),
+        ([ON_POLICY, "paced.weight.source=group"], ["source=group", "rollout.n=2", "3 or more", "posterior"]),
+        ([ON_POLICY, "paced.pass_rate.refresh=never", "paced.sampler.explore=0.1", "actor_rollout_ref.rollout.n=1"],
+         ["rollout.n=1", "refresh=never", "estimate=posterior", "2 or more"]),
         ([ON_POLICY, "paced.route={context:answer}"], ["paced.route", "use_task_rewards=True"]),
         ([ON_POLICY, TASK_REWARD, "paced.route={context:answer}", "paced.sampler.power=1"], ["needs all prompts"]),
         ([ON_POLICY, TASK_REWARD, "paced.route={context:proof.jinja}"], ["paced.route", "no such file"]),
@@ -177,7 +180,7 @@ def test_teachers_and_task_rewards_that_cannot_run_say_so(folder: Path, override
         [ON_POLICY, NO_MODEL, "paced.teacher.backend=student", "paced.teacher.context=answer"],
         [ON_POLICY, NO_MODEL, "paced.teacher.backend=reference", TASK_REWARD],
         [ON_POLICY, TASK_REWARD, "paced.route={context:answer}"],
-        [ON_POLICY, "paced.teacher.context=rollout", "paced.weight.source=group"],
+        [ON_POLICY, "paced.teacher.context=rollout", "paced.weight.source=group", "actor_rollout_ref.rollout.n=3"],
         ["paced.teacher.backend=reference", "paced.targets.column=extra_info.solution"],
     ],
 )
@@ -245,11 +248,34 @@ def test_the_plan_says_what_will_run(folder: Path) -> None:
         "stage 2 (steps 6–10): reverse_kl on student responses",
         "2 rollout(s) per prompt, 8 rows and teacher scorings per step; 40 of each in the stage",
         "K=8 at temperature 1 before step 1, 6, 96 rollouts each time",
+        "visits: 5 student steps × 4 / 12 prompts = 1.7 of each",
+        "warning: 1.7 visits between estimates",
         "GPUs: trainer + student vLLM 1, teacher vLLM 1",
         "ignored: data.shuffle=False (the pass-rate sampler decides the order)",
         "ignored: paced.weight.low, high (kernel: beta has no bounds)",
     ):
         assert line in text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "visits", "warns"),
+    [
+        (["paced.schedule.0.until=1"], "9 student steps × 4 / 12 prompts = 3.0", False),
+        (["paced.schedule.0.until=2"], "8 student steps × 4 / 12 prompts = 2.7", True),
+        (["paced.schedule.0.until=1", "paced.schedule.0.responses=student"], "10 student steps", False),
+        (["paced.pass_rate.refresh=every", "paced.pass_rate.every_steps=2"], "5 student steps", False),
+        (["paced.pass_rate.from_training=False"], "", False),
+        (["paced.weight.kernel=uniform"], "", False),
+        (["paced.schedule.1.responses=teacher"], "", False),
+    ],
+)
+def test_the_plan_warns_where_pass_rates_rest_on_too_few_visits(
+    folder: Path, overrides: list[str], visits: str, warns: bool
+) -> None:
+    text = str(Plan.of(config_of(folder, *overrides)))
+    assert visits in text
+    assert ("visits:" in text) == bool(visits)
+    assert ("warning:" in text) == warns
 
 
 @pytest.mark.parametrize("group", ["two_stage", "forward_kl", "reverse_kl", "uniform", "hard_filter"])

@@ -71,3 +71,45 @@ def test_all_problems_are_said_at_once() -> None:
 def test_a_schedule_that_leaves_steps_without_a_stage_is_a_configuration_error() -> None:
     with pytest.raises(ConfigError, match="ends at step 5, but the run has 10 steps"):
         PacedConfig.parse({"schedule": STAGES[:1]}).build_schedule(10)
+
+
+NEVER = {"refresh": "never"}
+POSTERIOR = {"estimate": "posterior"}
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {},
+        {"sampler": {"power": 1.0, "skip_zero_weight": False}},
+        {"weight": {"kernel": "hard_filter"}},
+        {"weight": {"alpha": 0}},
+    ],
+)
+def test_a_prompt_is_not_dropped_for_ever_because_of_one_visit(block: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse(pass_rate=NEVER, **block)
+    for word in ("refresh: never", "weight.estimate: posterior", "sampler.explore", "rollout.n"):
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"weight": POSTERIOR},
+        {"weight": POSTERIOR, "sampler": {"power": 1.0}},
+        {"weight": POSTERIOR | {"kernel": "hard_filter"}},
+        {"sampler": {"explore": 0.1}},
+        {"sampler": {"power": 0.5, "explore": 0.1}},
+        {"sampler": {"skip_zero_weight": False}},
+        {"weight": {"kernel": "uniform"}},
+        {"weight": {"alpha": 0, "beta": 0}},
+        {"weight": {"kernel": "hard_filter", "low": 0, "high": 1}},
+        {"weight": {"source": "group"}},
+        {"pass_rate": NEVER | {"file": "table.parquet"}},
+        {"pass_rate": {"refresh": "start"}},
+        {"schedule": [STAGES[0] | {"until": 1.0}]},
+    ],
+)
+def test_what_measures_a_prompt_again_or_never_drops_one_is_accepted(block: dict[str, Any]) -> None:
+    parse(**({"pass_rate": NEVER} | block))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from paced_verl.group import Group, Scored
 
 
-def test_sessions_wait_for_the_slowest_and_see_the_same_counts() -> None:
+def test_sessions_wait_for_the_slowest_and_count_the_others() -> None:
     async def run() -> list[int]:
         group = Group(3)
 
@@ -18,11 +18,11 @@ def test_sessions_wait_for_the_slowest_and_see_the_same_counts() -> None:
             await asyncio.sleep(0.01 * number)
             group.settle(number, Scored(correct=number != 1, text=str(number)))
             await group.wait()
-            return group.successes
+            return group.successes_beside(number)
 
         return await asyncio.gather(*(session(number) for number in range(3)))
 
-    assert asyncio.run(run()) == [2, 2, 2]
+    assert asyncio.run(run()) == [1, 2, 1]
 
 
 def test_a_failed_session_keeps_nobody_waiting_and_counts_as_nothing() -> None:
@@ -31,15 +31,15 @@ def test_a_failed_session_keeps_nobody_waiting_and_counts_as_nothing() -> None:
     assert not group.complete
     group.settle(1, None)
     assert group.complete
-    assert group.successes == 1
+    assert [group.successes_beside(session) for session in range(2)] == [0, 1]
     assert group.correct_beside(0) is None
 
 
 def test_the_first_entry_of_a_session_counts() -> None:
-    group = Group(1)
+    group = Group(2)
     group.settle(0, Scored(correct=True, text="a"))
     group.settle(0, None)
-    assert group.successes == 1
+    assert group.successes_beside(1) == 1
 
 
 @given(st.lists(st.one_of(st.none(), st.booleans()), min_size=1, max_size=8))

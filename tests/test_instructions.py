@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
 from paced_verl import fields
 from paced_verl.config import RouteConfig
-from paced_verl.instructions import row_instructions, weights_by_successes
+from paced_verl.group import Group, Scored
+from paced_verl.instructions import row_instructions
 from paced_verl.kernel import Kernel
 from paced_verl.passrate import PassRateTable
 from paced_verl.sampler import PassRateSampler
@@ -44,12 +47,53 @@ def test_an_interpolation_moves_linearly_over_its_share_of_the_stage(step: int, 
     assert stage().mix(step) == 0
 
 
-def test_a_group_weighs_what_its_own_pass_rate_says() -> None:
-    rows = row_instructions(np.arange(2), stage=stage(), step=11, n=3, sampler=sampler(), group_weights=True)
+def test_a_response_weighs_what_the_others_of_its_group_say() -> None:
+    rows = row_instructions(
+        np.arange(2), stage=stage(coef=(0.5, 0.5)), step=11, n=4, sampler=sampler(), group_weights=True
+    )
     raw = (SUCCESSES / 4) * (1 - SUCCESSES / 4)
-    expected = np.array([0, 2 / 9, 2 / 9, 0]) / raw.mean()
-    assert rows[fields.GROUP_WEIGHTS][0] == pytest.approx(expected.tolist())
-    assert weights_by_successes(Kernel(), 3, raw.mean()) == pytest.approx(expected)
+    expected = 0.5 * np.array([0, 2 / 9, 2 / 9, 0]) / raw.mean()  # 0 … 3 of the other 3
+    assert rows[fields.GROUP_WEIGHTS] == [pytest.approx(expected.tolist())] * 2
+
+
+def drawn_weights(n: int, table: PassRateTable, outcomes: tuple[bool, ...]) -> list[float]:
+    """The weight of each response of a group with these outcomes, as a worker reads it off its instructions."""
+    known = PassRateSampler(table, Kernel(), skip_zero_weight=False)
+    rows = row_instructions(np.array([0]), stage=stage(), step=11, n=n, sampler=known, group_weights=True)
+    group = Group(n)
+    for session, correct in enumerate(outcomes):
+        group.settle(session, Scored(correct=correct, text=""))
+    return [rows[fields.GROUP_WEIGHTS][0][group.successes_beside(session)] for session in range(n)]
+
+
+@pytest.mark.parametrize("n", [3, 4, 8])
+@pytest.mark.parametrize("p", [0.05, 0.2, 0.5, 0.8])
+def test_correct_and_wrong_responses_weigh_the_same_on_average(n: int, p: float) -> None:
+    """All 2^n groups: E[w̃ | correct] = E[w̃ | wrong] = (1 − 1/(n−1)) p (1−p) / mean. What is left is one factor."""
+    table = PassRateTable(5)
+    table.observe(np.arange(5), SUCCESSES, np.full(5, 4), step=0)
+    mean = np.mean((SUCCESSES / 4) * (1 - SUCCESSES / 4))
+    total, chance = np.zeros(2), np.zeros(2)
+    for outcomes in itertools.product([False, True], repeat=n):
+        probability = p ** sum(outcomes) * (1 - p) ** (n - sum(outcomes))
+        for correct, weight in zip(outcomes, drawn_weights(n, table, outcomes), strict=True):
+            total[int(correct)] += probability * weight
+            chance[int(correct)] += probability
+    assert total / chance == pytest.approx([(1 - 1 / (n - 1)) * p * (1 - p) / mean] * 2)
+
+
+def test_the_first_step_has_the_scale_of_later_ones_though_nothing_is_known() -> None:
+    """Groups of 8, uniform pass rates: the mean weight of a batch, with an empty table and with one that knows them."""
+    rng, prompts = np.random.default_rng(0), 2000
+    rates = rng.random(prompts)
+    outcomes = rng.random((prompts, 8)) < rates[:, None]
+    empty, known = PassRateTable(prompts), PassRateTable(prompts)
+    known.observe(np.arange(prompts), outcomes.sum(1), np.full(prompts, 8), step=0)
+    first, later = (
+        np.mean([drawn_weights(8, table, tuple(row)) for row in outcomes.tolist()[:1000]]) for table in (empty, known)
+    )
+    assert first == pytest.approx(1, abs=0.05)
+    assert later == pytest.approx(1, abs=0.05)
 
 
 def test_routing_by_pass_rate() -> None:

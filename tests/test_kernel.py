@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 
 from paced_verl import kernel as kernel_module
-from paced_verl.kernel import Kernel, fit_exponents, fit_prior, register_kernel
+from paced_verl.kernel import Kernel, fit_exponents, fit_prior, register_kernel, weights_by_successes
 
 
 @pytest.fixture
@@ -172,8 +172,20 @@ def test_fit_prior_takes_fractions_and_stays_bounded():
     n = np.full(20_000, 8)
     k = rng.binomial(n, rng.beta(2, 2, len(n)))
     assert fit_prior(k * 0.5, n * 0.5) != pytest.approx(fit_prior(k, n), rel=0.05)  # half the evidence, other prior
-    for extreme in (np.zeros(10), np.full(10, 8), np.full(10, 4)):
-        assert all(1e-3 * 0.999 <= value <= 1e4 * 1.001 for value in fit_prior(extreme, np.full(10, 8)))
+    two_kinds = np.repeat([0, 8], [999, 1])  # all or nothing: without a bound a would be 3e-4
+    for extreme in (np.full(10, 4), two_kinds, 8 - two_kinds):
+        assert all(0.05 * 0.999 <= value <= 1e4 * 1.001 for value in fit_prior(extreme, np.full(len(extreme), 8)))
+
+
+@pytest.mark.parametrize("successes", [0, 8])
+def test_a_table_without_a_difference_fits_no_prior_that_one_later_rollout_overthrows(successes):
+    """Of 1,000 prompts none (each) was solved 8 times of 8; then one prompt is solved once of 4."""
+    k, n = np.full(1000, successes, float), np.full(1000, 8.0)
+    prior = fit_prior(k, n)
+    k[0], n[0] = k[0] + (1 if successes == 0 else 3), 12
+    weights = Kernel(estimate="posterior", prior=prior)(k, n)
+    assert 1 < weights[0] / weights.mean() < 5
+    assert prior == (1.0, 1.0)
 
 
 def test_fit_prior_needs_samples():
@@ -205,3 +217,23 @@ def test_fit_exponents_recovers_the_exponents_of_a_beta_density():
 def test_fit_exponents_explains_why_it_cannot(rate, message):
     with pytest.raises(ValueError, match=message):
         fit_exponents(rate, np.ones(len(rate)))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 8])
+@pytest.mark.parametrize(
+    "kernel",
+    [Kernel(), Kernel(alpha=3, beta=0.5), Kernel(estimate="posterior"), Kernel("hard_filter"), Kernel("uniform")],
+)
+def test_weights_by_successes_have_mean_1_where_pass_rates_are_uniform(kernel, n):
+    """P(k of n) integrated over p on [0, 1], numerically, is what w̃ is averaged with."""
+    p = (np.arange(20000) + 0.5) / 20000
+    chances = [stats.binom.pmf(k, n, p).mean() for k in range(n + 1)]
+    weights = weights_by_successes(kernel, n)
+    nothing = n == 1 and not kernel([0, 1], [1, 1]).any()
+    assert float(np.dot(chances, weights)) == pytest.approx(0 if nothing else 1, abs=1e-6)
+    np.testing.assert_allclose(weights_by_successes(kernel, n, 0.2), kernel(np.arange(n + 1), n) / 0.2)
+
+
+def test_without_other_responses_a_prompt_weighs_the_mean():
+    for kernel in (Kernel(), Kernel(estimate="posterior"), Kernel("uniform")):
+        assert weights_by_successes(kernel, 0).tolist() == [1]

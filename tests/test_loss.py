@@ -303,8 +303,34 @@ def _sequence_parallel(rank: int, port: int, rows: list[Row], results: mp.Simple
     dist.destroy_process_group()
 
 
+def with_tails(rows: list[Row]) -> list[Row]:
+    """The same rows, of a teacher that says a tail of its own at each position."""
+    generator = torch.Generator().manual_seed(2)
+    return [replace(row, teacher_tail=-20 * torch.rand(len(row.teacher_ids), generator=generator)) for row in rows]
+
+
+def test_a_tail_that_the_teacher_says_is_the_one_that_counts() -> None:
+    rows = with_tails(make_rows(4, full_mask=True, stages=(1,)))
+    data, expected = micro_batch(rows, rows), 0.0
+    loss_fn = partial(
+        paced_loss, config=actor_config("token-sum"), distillation_config=distillation_config(), paced=PACED,
+        schedule=SCHEDULE,
+    )  # fmt: skip
+    loss, _ = call(loss_fn, Student()(data["input_ids"].values()), data)
+    for row in rows:
+        assert row.teacher_tail is not None
+        place = slice(len(row.prompt) - 1, len(row.prompt) + len(row.response) - 1)
+        log_t = torch.cat([row.teacher_logprobs, row.teacher_tail[:, None]], -1)[place].double().log_softmax(-1)
+        log_s = Student().double()(torch.cat([row.prompt, row.response]))[place].log_softmax(-1)
+        ids = row.teacher_ids[place].long()
+        tail = log_s.scatter(1, ids, -torch.inf).logsumexp(-1, keepdim=True)
+        categories = torch.cat([log_s.gather(1, ids), tail], -1)
+        expected += row.weight * float((categories.exp() * (categories - log_t)).sum())
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
 def test_two_ranks_that_share_a_sequence_have_its_gradient() -> None:
-    rows = make_rows(5)
+    rows = with_tails(make_rows(5))
     assert sum(len(row.prompt) + len(row.response) for row in rows) % 2, "the last rank has padding"
     results = mp.get_context("spawn").SimpleQueue()
     mp.spawn(_sequence_parallel, args=(_free_port(), rows, results), nprocs=2)

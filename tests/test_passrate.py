@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paced_verl import passrate
+from paced_verl.config import PassRateConfig
+from paced_verl.kernel import Kernel
 from paced_verl.passrate import PassRateTable
 
 SIZE = 6
@@ -106,7 +108,7 @@ def test_save_and_load_round_trip(calls, decay):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rates.parquet"
         table.save(path)
-        loaded = PassRateTable.load(path, expected_size=SIZE, fingerprint="data")
+        loaded = PassRateTable.load(path, expected_size=SIZE, fingerprint="data", decay=decay)
         assert [file.name for file in Path(folder).iterdir()] == ["rates.parquet"]
     for name in ("successes", "samples", "last_seen"):
         stored, original = getattr(loaded, name), getattr(table, name)
@@ -214,3 +216,26 @@ def test_a_save_that_fails_keeps_the_last_one(table, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         table.save(path)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(("decay", "rate", "weight"), [(1.0, 0.54, 2.75), (0.8, 0.865, 1.27)])
+def test_what_is_believed_of_a_student_that_goes_from_20_to_90_per_cent_in_100_steps(decay, rate, weight):
+    """8 samples first, then 4 rollouts in each step; over 2,000 prompts, what step 100 is drawn by: the mean estimate,
+    and the mean weight over the true one."""
+    rng, size = np.random.default_rng(0), 2000
+    table, prompts = PassRateTable(size, decay), np.arange(size)
+    truth = np.linspace(0.2, 0.9, 101)
+    table.observe(prompts, rng.binomial(8, truth[0], size), np.full(size, 8), step=0)
+    for step, p in enumerate(truth[1:100], start=1):
+        table.observe(prompts, rng.binomial(4, p, size), np.full(size, 4), step)
+    assert table.rates().mean() == pytest.approx(rate, abs=0.005)
+    weights = Kernel()(table.successes, table.samples)
+    assert weights.mean() / (0.9 * 0.1) == pytest.approx(weight, abs=0.02)
+
+
+def test_by_default_the_table_follows_a_student_that_learns():
+    assert PassRateConfig().decay == 0.8
+    table = PassRateTable(1, PassRateConfig().decay)
+    for step in range(60):
+        table.observe([0], [1], [4], step)
+    assert table.samples[0] == pytest.approx(5 * 4, rel=1e-4), "about the last five visits count"

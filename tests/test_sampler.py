@@ -323,3 +323,26 @@ def test_a_state_of_something_else_is_refused():
 def test_bad_settings_are_named(setting):
     with pytest.raises(ValueError, match=f"sampler: {next(iter(setting))} must"):
         PassRateSampler(table_of([4]), Kernel(), **setting)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 5])
+def test_every_order_of_a_few_prompts_is_as_likely_as_any_other(size):
+    counts = {}
+    for epoch in range(200 * math.factorial(size)):
+        order = tuple(shuffled(np.arange(size), size, (7, epoch)).tolist())
+        counts[order] = counts.get(order, 0) + 1
+    assert len(counts) == math.factorial(size)
+    assert stats.chisquare(list(counts.values())).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("size", [1, 5, 1024, 1025, 3000])
+def test_a_part_of_an_order_is_a_part_of_the_same_permutation(size):
+    whole = shuffled(np.arange(size), size, (2, 3))
+    np.testing.assert_array_equal(np.sort(whole), np.arange(size))
+    np.testing.assert_array_equal(shuffled(np.arange(size // 2, size), size, (2, 3)), whole[size // 2 :])
+
+
+def test_the_mean_weight_is_unknown_until_a_prompt_of_positive_weight_is_known():
+    assert sampler_of(PassRateTable(3)).mean_weight is None
+    assert sampler_of(table_of([0, 8, 0], unseen=[2])).mean_weight is None
+    assert sampler_of(table_of([4, 8, 0], unseen=[2])).mean_weight == pytest.approx(1 / 8)

@@ -18,7 +18,12 @@ def two_stages(ends: list[int | float], total: int) -> Schedule:
 
 def test_fractions_and_steps_name_the_same_stages() -> None:
     assert two_stages([0.5, 1.0], 10) == two_stages([5, 10], 10)
-    assert [(s.first, s.last) for s in two_stages([0.25, 1.0], 10).stages] == [(1, 2), (3, 10)]
+    assert [(s.first, s.last) for s in two_stages([0.24, 1.0], 10).stages] == [(1, 2), (3, 10)]
+
+
+def test_halves_round_up() -> None:
+    assert [two_stages([0.5, 1.0], total).stages[0].last for total in (3, 5, 7, 9)] == [2, 3, 4, 5]
+    assert two_stages([0.25, 1.0], 10).stages[0].last == 3
 
 
 @given(
@@ -30,7 +35,7 @@ def test_stages_cover_every_step_exactly_once(total: int, cuts: list[float]) -> 
     try:
         schedule = Schedule.from_ends(ends, [FORWARD] * len(ends), total)
     except ValueError:
-        lasts = [0, *(round(end * total) for end in ends)]
+        lasts = [0, *(int(end * total + 0.5) for end in ends)]
         assert any(b <= a for a, b in pairwise(lasts))  # only empty stages are refused
         return
     covered = [step for stage in schedule.stages for step in range(stage.first, stage.last + 1)]

@@ -82,3 +82,10 @@ def test_what_was_fitted_is_restored_and_nothing_else(tmp_path: Path) -> None:
     as_written = state(weight={"alpha": 2.0, "beta": 3.0})
     as_written.load(tmp_path)
     assert (as_written.sampler.kernel.alpha, as_written.sampler.kernel.beta) == (2.0, 3.0)
+
+
+def test_a_table_from_a_file_forgets_as_this_run_says(tmp_path: Path) -> None:
+    estimated(state(pass_rate={"decay": 1.0}), step=1).save(tmp_path)
+    run = state(pass_rate={"decay": 0.5, "file": str(tmp_path / "pass_rates.parquet")})
+    run.table.observe([2], [4], [4], step=2)
+    assert (run.table.successes[2], run.table.samples[2]) == (2 / 2 + 4, 8 / 2 + 4)

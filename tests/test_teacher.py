@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Con
 from paced_verl import fields
 from paced_verl.divergence import full_divergence
 from paced_verl.launch import compose
-from paced_verl.teacher import ReferenceTeacher
+from paced_verl.teacher import ReferenceTeacher, top_k
 
 VOCAB, TOPK = 48, 7
 PROMPTS = [[3, 4, 5], [6, 7], [8, 9, 10, 11]]  # what the student sees
@@ -114,14 +114,41 @@ def test_top_k_at_the_positions_of_the_student(folder: Path, remove_padding: boo
         config.model.use_remove_padding = remove_padding
     answer = ReferenceTeacher(config, str(folder / "teacher"), TOPK).answer(batch([1.0, 0.0, 2.0]))
     assert answer is not None
-    ids, log_probs = answer["teacher_ids"].unbind(), answer["teacher_logprobs"].unbind()
+    ids, log_probs, tail = (answer[name].unbind() for name in ("teacher_ids", "teacher_logprobs", "teacher_tail"))
     for row in (0, 2):
-        expected = log_probs_alone(folder / "teacher", row).topk(TOPK)
+        whole = log_probs_alone(folder / "teacher", row)
+        expected = whole.topk(TOPK)
+        others = whole.scatter(1, expected.indices, -torch.inf).logsumexp(-1)
         assert len(ids[row]) == len(PROMPTS[row]) + len(RESPONSES[row])
         assert torch.equal(at_response(ids[row], row).long(), expected.indices)
         torch.testing.assert_close(at_response(log_probs[row], row).double(), expected.values, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(at_response(tail[row], row).double(), others, atol=1e-4, rtol=1e-4)
     # A row of weight 0 was not computed; it holds a distribution all the same.
-    assert torch.allclose(log_probs[1].exp().sum(-1), torch.ones(len(log_probs[1])))
+    assert torch.allclose(log_probs[1].exp().sum(-1) + tail[1].exp(), torch.ones(len(log_probs[1])))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("largest", [0.0, 27.0, 88.0])
+def test_the_tail_is_exact_whatever_the_size_of_the_logits(dtype: torch.dtype, largest: float) -> None:
+    """1 − Σ p of log-probabilities in float32 would be off by up to 4e-6, which is more than most of these tails."""
+    torch.manual_seed(0)
+    logits = torch.randn(64, 20_000)
+    logits.scatter_add_(1, logits.topk(TOPK).indices, 4 + 16 * torch.rand(64, 1).expand(-1, TOPK))
+    logits = (logits + largest - logits.amax(1, keepdim=True)).to(dtype)
+    answer = top_k(logits, TOPK)
+    exact = logits.double()
+    ids = answer["teacher_ids"].long()
+    assert torch.equal(exact.gather(1, ids), exact.topk(TOPK).values)
+    others = exact.scatter(1, ids, -torch.inf).logsumexp(-1) - exact.logsumexp(-1)
+    assert (others < -12).any()
+    assert (others > -1).any()
+    assert {name: value.dtype for name, value in answer.items()} == {
+        "teacher_ids": torch.int32, "teacher_logprobs": torch.float32, "teacher_tail": torch.float32
+    }  # fmt: skip
+    torch.testing.assert_close(answer["teacher_tail"].double(), others, atol=2e-5, rtol=0)
+    torch.testing.assert_close(
+        answer["teacher_logprobs"].double(), exact.log_softmax(-1).gather(1, ids), atol=2e-5, rtol=0
+    )
 
 
 def test_the_whole_vocabulary_from_hidden_states(folder: Path) -> None:

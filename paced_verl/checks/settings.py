@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from paced_verl.config import PacedConfig
 from paced_verl.context import TeacherContext
+from paced_verl.kernel import weights_by_successes
 
 LOSS_MODE = "paced"
 TRAINER_MODES = ("paced_sync", "paced_colocate_async", "paced_separate_async")
@@ -68,6 +69,7 @@ def conflicts(config: DictConfig, paced: PacedConfig) -> Iterator[str]:
     if config.trainer.device == "cpu" and os.environ.get("VERL_PLATFORM", "").lower() != "cpu":
         yield "trainer.device=cpu needs VERL_PLATFORM=cpu in the environment, before Python starts."
     yield from _group(config, paced)
+    yield from _one_rollout(config, paced)
     yield from _task_reward(config, paced)
     teacher_responses = any(stage.responses == "teacher" for stage in paced.schedule)
     if teacher_responses and rollout.calculate_log_probs:
@@ -100,10 +102,31 @@ def _group(config: DictConfig, paced: PacedConfig) -> Iterator[str]:
             yield f"{name} needs several rollouts of a prompt: set actor_rollout_ref.rollout.n to 2 or more."
         if any(stage.responses == "teacher" for stage in paced.schedule):
             yield f"{name} needs rollouts of the student: use stages with responses: student."
+    n, kernel = config.actor_rollout_ref.rollout.n, paced.weight.to_kernel()
+    if paced.weight.source == "group" and n >= 2 and not weights_by_successes(kernel, n - 1).any():
+        yield (
+            f"paced.weight.source=group weighs a response by the other {n - 1} of its prompt, and with "
+            f"actor_rollout_ref.rollout.n={n} every response would weigh 0. Set rollout.n to 3 or more, or "
+            "paced.weight.estimate=posterior with a prior."
+        )
     if paced.weight.source == "group" and paced.sampler.power > 0:
         yield (
             f"paced.sampler.power={paced.sampler.power} draws by the table's weights, but paced.weight.source=group "
             "weighs by the group's. Set power to 0."
+        )
+
+
+def _one_rollout(config: DictConfig, paced: PacedConfig) -> Iterator[str]:
+    """Pass rates that only come from training, one response a prompt."""
+    n, rates = config.actor_rollout_ref.rollout.n, paced.pass_rate
+    learnt = any(stage.responses == "student" for stage in paced.schedule) and paced.weight.source == "table"
+    if not (n == 1 and learnt and rates.refresh == "never" and rates.file is None):
+        return
+    if not weights_by_successes(paced.weight.to_kernel(), n).any():
+        yield (
+            f"actor_rollout_ref.rollout.n={n} with paced.pass_rate.refresh=never and no file: a prompt's pass rate is "
+            "0 or 1 after its one response, and it weighs 0. Set paced.weight.estimate=posterior, or rollout.n to 2 or "
+            "more."
         )
 
 

@@ -31,6 +31,7 @@ def token_divergence(
     divergence: str = "forward_kl",
     rows: torch.Tensor | None = None,
     *,
+    teacher_tail: torch.Tensor | None = None,
     towards: str | None = None,
     mix: torch.Tensor | None = None,
     **params: Any,
@@ -42,7 +43,9 @@ def token_divergence(
         teacher_ids: (n, k), any integer dtype.
         teacher_log_probs: (n, k), any floating dtype, normalised over the whole vocabulary. No gradient.
         divergence: a registered name.
-        rows: (m,) int64, positions of the n that count; the others cost nothing and get a zero gradient. None: all.
+        rows: (m,) integers, positions of the n that count; the others cost nothing and get a zero gradient. None: all.
+        teacher_tail: (n,) log-probability of all tokens but those k, any floating dtype, if the teacher says it: see
+            :func:`teacher_categories`. No gradient.
         towards: a second registered name: the value is then (1−mix) · D_divergence + mix · D_towards.
         mix: (m,), any floating dtype, in [0, 1], one number a selected row. No gradient.
         params: of the divergence, such as ``beta`` of ``jsd``. Not with ``towards``.
@@ -55,7 +58,8 @@ def token_divergence(
         raise ValueError(f"teacher ids and log-probabilities differ in shape: {shapes}")
     trained = objective(divergence, towards, mix, len(logits) if rows is None else len(rows), params)
     student = support_log_probs(logits, teacher_ids, rows)
-    teacher = teacher_categories(
-        teacher_log_probs.detach() if rows is None else teacher_log_probs.detach()[rows], vocab_size=logits.shape[1]
-    )
+    log_probs, tail = teacher_log_probs.detach(), teacher_tail
+    if rows is not None:
+        log_probs, tail = log_probs[rows], None if tail is None else tail[rows]
+    teacher = teacher_categories(log_probs, vocab_size=logits.shape[1], tail=tail)
     return described(trained(student, teacher, mix), student, teacher)

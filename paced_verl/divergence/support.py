@@ -31,7 +31,7 @@ def support_log_probs(logits: torch.Tensor, ids: torch.Tensor, rows: torch.Tenso
     Args:
         logits: (n, V), any floating dtype, the whole vocabulary; strides are free. Contiguous is fastest.
         ids: (n, k), any integer dtype, in [0, V). Repeated ids in a row (padding) give finite values that mean nothing.
-        rows: (m,) int64, distinct positions to use; the others cost nothing and get a zero gradient. None: all n.
+        rows: (m,) integers, distinct positions to use; the others cost nothing and get a zero gradient. None: all n.
 
     Returns:
         (m, k+1), float32 (float64 for float64 logits). The last column, the tail, is −inf where the row has no
@@ -48,6 +48,7 @@ def support_log_probs(logits: torch.Tensor, ids: torch.Tensor, rows: torch.Tenso
     if logits.ndim != 2 or ids.ndim != 2 or len(logits) != len(ids):
         raise ValueError(f"want logits (n, V) and ids (n, k), got {tuple(logits.shape)} and {tuple(ids.shape)}")
     if rows is not None:
+        rows = rows.long()  # a kernel multiplies them by the row stride: n · V may be above 2^31
         ids = ids[rows]
     return torch.log_softmax(_CategoryLogits.apply(logits, ids.long(), rows), dim=-1)
 

@@ -8,7 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paced_verl.divergence import get_divergence, register_divergence, teacher_categories, token_divergence
+from paced_verl.divergence import (
+    get_divergence,
+    register_divergence,
+    support_log_probs,
+    teacher_categories,
+    token_divergence,
+)
 from paced_verl.divergence.functions import akl, forward_kl, jsd, reverse_kl
 
 NAMES = ["forward_kl", "reverse_kl", "jsd", "akl", "forward_kl_topk"]
@@ -159,6 +165,24 @@ def test_teacher_categories_keep_what_is_known():
     assert torch.equal(teacher_categories(log_probs, 2), torch.tensor([[log_probs[0, 0], log_probs[0, 1], -torch.inf]]))
 
 
+def test_a_tail_that_is_said_is_taken_at_its_word():
+    log_probs, tail = torch.tensor([[0.5, 0.3], [0.6, 0.4], [0.6, 0.4]]).log(), torch.tensor([0.2, 1e-12, 0.0]).log()
+    categories = teacher_categories(log_probs, 10, tail)
+    torch.testing.assert_close(categories[:, 2], tail)
+    assert categories[0, :2].equal(log_probs[0])
+    torch.testing.assert_close(categories.exp().sum(-1), torch.ones(3))
+    assert teacher_categories(log_probs, 2, tail)[:, 2].eq(-torch.inf).all(), "at k = V there is none"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "floor"),
+    [(torch.float64, 2.3e-16), (torch.float32, 9.6e-7), (torch.float16, 1e-3), (torch.bfloat16, 8e-3)],
+)
+def test_an_unsaid_tail_is_at_least_what_its_sum_can_resolve(dtype, floor):
+    tail = teacher_categories(torch.tensor([[0.0, -40.0]], dtype=dtype), 10)[0, -1].exp()
+    assert float(tail) == pytest.approx(floor, rel=0.05)
+
+
 def test_diagnostics_have_no_gradient_and_follow_the_rows():
     logits, teacher = random_pair(4, 30)
     logits.requires_grad_()
@@ -303,3 +327,100 @@ def test_unknown_names_get_a_hint():
 def test_teacher_shapes_must_agree():
     with pytest.raises(ValueError, match="differ in shape"):
         token_divergence(torch.randn(2, 8), torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 4))
+
+
+VOCABULARY, K = 151_936, 64
+
+
+def peaked_teacher(rows, smallest=-9.0, largest=-3.0):
+    """Float32 logits whose tail, outside the K largest, is log-uniform between these powers of 10; the K ids; log tail.
+
+    The tail is computed in float64 from these same logits.
+    """
+    logits = torch.randn(rows, VOCABULARY)
+    top = logits.topk(K)
+    rest = logits.scatter(1, top.indices, -torch.inf).logsumexp(-1)
+    odds = torch.logit(10 ** (torch.rand(rows) * (largest - smallest) + smallest))
+    logits.scatter_(1, top.indices, top.values + (rest - odds - top.values.logsumexp(-1)).unsqueeze(1))
+    exact = logits.double()
+    log_tail = exact.scatter(1, top.indices, -torch.inf).logsumexp(-1) - exact.logsumexp(-1)
+    return logits, top.indices, log_tail
+
+
+def log_softmax_of_a_gpu(logits):
+    """In float32, the sum in 1,024 parts."""
+    shifted = logits - logits.amax(1, keepdim=True)
+    parts = torch.nn.functional.pad(shifted.exp(), (0, -VOCABULARY % 1024)).view(len(logits), -1, 1024)
+    total = torch.zeros(len(logits), 1024)
+    for part in parts.unbind(1):
+        total = total + part
+    while total.shape[1] > 1:
+        total = total[:, ::2] + total[:, 1::2]
+    return shifted - total.log()
+
+
+def wandering_student(ids):
+    """Logits of a student with 85 % of its mass outside the teacher's tokens."""
+    logits = torch.randn(len(ids), VOCABULARY)
+    top = logits.gather(1, ids)
+    rest = logits.scatter(1, ids, -torch.inf).logsumexp(-1)
+    share = torch.logit(torch.tensor(0.15))
+    return logits.scatter_(1, ids, top + (rest + share - top.logsumexp(-1)).unsqueeze(1))
+
+
+def reverse_kl_in_float64(student, teacher, ids, log_tail):
+    log_p = torch.cat([teacher.double().log_softmax(-1).gather(1, ids), log_tail.unsqueeze(1)], 1)
+    exact = student.double()
+    rest = exact.scatter(1, ids, -torch.inf).logsumexp(-1) - exact.logsumexp(-1)
+    log_q = torch.cat([exact.log_softmax(-1).gather(1, ids), rest.unsqueeze(1)], 1)
+    return (log_q.exp() * (log_q - log_p)).sum(-1)
+
+
+def test_reverse_kl_is_exact_where_the_teacher_says_its_tail():
+    teacher, ids, log_tail = peaked_teacher(48, smallest=-20.0)
+    student = wandering_student(ids)
+    said = support_log_probs(teacher, ids)
+    out = token_divergence(student, ids, said[:, :K], "reverse_kl", teacher_tail=said[:, K])
+    exact = reverse_kl_in_float64(student, teacher, ids, log_tail)
+    assert exact.max() > 30, "a tail of 1e-20 counts as 1e-20"
+    torch.testing.assert_close(out.value.double(), exact, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(out.teacher_tail.double(), log_tail.exp(), rtol=1e-4, atol=0)
+    rows = torch.tensor([7, 3])
+    part = token_divergence(student, ids, said[:, :K], "reverse_kl", rows, teacher_tail=said[:, K])
+    torch.testing.assert_close(part.value, out.value[rows])
+
+
+def test_a_student_is_not_punished_for_the_rounding_of_a_servers_softmax():
+    """Tails of 1e-9 to 1e-3 from 1 − Σ p in float32: at most .25 nats above the truth, and near it from 1e-6 on."""
+    above, errors = [], []
+    for _ in range(8):
+        teacher, ids, log_tail = peaked_teacher(32)
+        student = wandering_student(ids)
+        out = token_divergence(student, ids, log_softmax_of_a_gpu(teacher).gather(1, ids), "reverse_kl")
+        error = out.value.double() - reverse_kl_in_float64(student, teacher, ids, log_tail)
+        above.append(error.max())
+        errors.append(error[log_tail > -6 * torch.tensor(10.0).log()])
+    assert max(above) < 0.25
+    assert torch.cat(errors).abs().max() < 0.3
+    assert torch.cat(errors).abs().mean() < 0.05
+
+
+@pytest.mark.parametrize("name", KLS)
+@pytest.mark.parametrize("noise", [0.0, 1e-4, 0.1, 3.0])
+def test_in_float32_the_lower_bound_holds_up_to_a_millionth_of_a_nat(name, noise):
+    """With the teacher's own tail: not below 0, not above the full value, not falling with k, up to rounding."""
+    for scale in (1.0, 8.0):
+        teacher = torch.randn(64, 4000) * scale
+        logits = teacher + noise * torch.randn(64, 4000)
+        exact = full(name, logits.double(), teacher.double().log_softmax(-1))
+        slack = 1e-6 + 1e-5 * exact.nan_to_num(1.0)
+        previous = torch.full((64,), -1e-6, dtype=torch.float64)
+        for k in (1, 4, 16, 64, 4000):
+            ids = teacher.topk(k).indices
+            said = support_log_probs(teacher, ids)
+            value = token_divergence(logits, ids, said[:, :k], name, teacher_tail=said[:, k]).value.double()
+            assert (value >= -1e-6).all()
+            assert (value >= previous - slack).all()
+            previous = value
+            if exact.isfinite().all():
+                assert (value <= exact + slack).all()

@@ -108,6 +108,19 @@ def test_rows_are_the_same_as_a_mask():
         assert torch.equal(ours, theirs)
 
 
+def test_rows_may_be_of_any_integer_dtype(monkeypatch):
+    """What a kernel multiplies by the row stride is 64 bits wide, whatever it came as."""
+    seen = []
+    plain = support._rest_logsumexp
+    monkeypatch.setattr(support, "_rest_logsumexp", lambda z, i, rows: seen.append(rows.dtype) or plain(z, i, rows))
+    logits, ids = torch.randn(9, 30), distinct_ids(9, 30, 4)
+    rows = torch.tensor([1, 2, 6, 8])
+    expected = value_and_gradient(support_log_probs, logits, ids, rows)
+    for ours, theirs in zip(value_and_gradient(support_log_probs, logits, ids, rows.int()), expected, strict=True):
+        assert torch.equal(ours, theirs)
+    assert seen == [torch.int64] * 2
+
+
 def test_no_rows():
     logits = torch.randn(3, 8, requires_grad=True)
     out = support_log_probs(logits, distinct_ids(3, 8, 2), torch.tensor([], dtype=torch.int64))
