@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from paced_verl import resume
 from paced_verl.checks.data import number_of_prompts, stored_files, training_data
@@ -36,9 +36,7 @@ def check(config: DictConfig) -> PacedConfig:
     """
     if "paced" not in config:
         raise ConfigError("There is no paced block here, and verl would run without PACED. Add +paced=two_stage.")
-    block = OmegaConf.to_container(config.paced, resolve=True)
-    assert isinstance(block, dict)
-    paced = PacedConfig.parse({str(key): value for key, value in block.items()})
+    paced = PacedConfig.parse(config.paced)
     problems = [
         *version_problems(),
         *wiring(config, paced),
