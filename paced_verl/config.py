@@ -442,7 +442,7 @@ class PacedConfig(Block):
         stages = [stage.to_stage() for stage in self.schedule]
         try:
             return Schedule.from_ends([stage.until for stage in self.schedule], stages, total_steps)
-        except ValueError as error:
+        except PacedError as error:
             raise ConfigError(str(error)) from None
 
 

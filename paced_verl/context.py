@@ -189,8 +189,8 @@ def _problems(tree: nodes.Template, environment: ImmutableSandboxedEnvironment) 
         for node in tree.find_all(kind):
             if node.name not in known:
                 yield node.lineno, f"there is no {what} {node.name!r}. {nearest(node.name, known)}"
-    for node in tree.find_all((nodes.Extends, nodes.Include, nodes.Import, nodes.FromImport)):
-        yield node.lineno, "a context is one file: it cannot read another template"
+    for statement in tree.find_all((nodes.Extends, nodes.Include, nodes.Import, nodes.FromImport)):
+        yield statement.lineno, "a context is one file: it cannot read another template"
     unknown = find_undeclared_variables(tree) - {*NAMES, *environment.globals}
     for name in tree.find_all(nodes.Name):
         if name.name in unknown and name.ctx == "load":

@@ -32,10 +32,10 @@ def test_defaults_are_the_papers() -> None:
     [
         ({"weigth": {}}, ["paced.weigth", "Did you mean 'weight'"]),
         ({"weight": {"alhpa": 1}}, ["paced.weight.alhpa", "Did you mean 'alpha'"]),
-        ({"weight": {"zzz": 1}}, ["paced.weight.zzz", "Known keys here", "kernel"]),
+        ({"weight": {"zzz": 1}}, ["paced.weight.zzz", "Choose from", "kernel"]),
         ({"schedule": [STAGES[0] | {"div": "x"}]}, ["paced.schedule.0.div"]),
         ({"weight": {"alpha": -1}}, ["paced.weight.alpha=-1", "greater than or equal to 0"]),
-        ({"weight": {"kernel": "betta"}}, ["betta", "did you mean 'beta'"]),
+        ({"weight": {"kernel": "betta"}}, ["betta", "Did you mean 'beta'"]),
         ({"weight": {"low": 0.9, "high": 0.1}}, ["low=0.9", "high=0.1"]),
         ({"weight": {"prior": [1, 1]}}, ["prior", "estimate: posterior"]),
         ({"weight": {"kernel": "uniform", "fit": "moments"}}, ["moments", "kernel: beta"]),
