@@ -14,6 +14,7 @@ import numpy as np
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -39,11 +40,11 @@ Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 
 Fraction = Annotated[Number, Field(ge=0, le=1)]
 Share = Annotated[Number, Field(gt=0, le=1)]
-Exponent = Annotated[Number, Field(ge=0, le=100)]
+Exponent = Annotated[Number, Field(ge=0, le=30)]
 Factor = Annotated[Number, Field(ge=0, le=1e6)]
 PositiveFactor = Annotated[Number, Field(ge=1e-6, le=1e6)]
-PriorCount = Annotated[Number, Field(ge=1e-3, le=1e6)]
-"""Far beyond what `fit_prior` gives; within it the posterior of every count is a number above 0 in float64."""
+PriorCount = Annotated[Number, Field(ge=1e-3, le=1e4)]
+"""As far as `fit_prior` goes and more; with these exponents every posterior weight is above 0 in float64."""
 Temperature = Annotated[Number, Field(ge=0, le=10)]
 Steps = Annotated[Whole, Field(ge=1, le=10**9)]
 Price = Annotated[Number, Field(ge=0, le=1e9)]
@@ -77,7 +78,7 @@ class Block(BaseModel):
                 block = OmegaConf.to_container(block, resolve=True, throw_on_missing=True)
             return cls.model_validate(block)
         except OmegaConfBaseException as error:
-            raise ConfigError(f"{root}: {str(error).splitlines()[0]}.") from None
+            raise ConfigError(f"{error.full_key or root}: {str(error).splitlines()[0].rstrip('.')}.") from None
         except ValidationError as error:
             lines = [explain(problem, cls, root) for problem in _own_problems(error)]
             raise ConfigError("\n".join(dict.fromkeys(lines))) from None
@@ -336,6 +337,12 @@ class TokensConfig(Block):
     """Share of a response's tokens that is kept."""
 
 
+def _shows_more(context: str) -> str:
+    if not TeacherContext(context).privileged:
+        raise ValueError("none shows the teacher what the student sees; hopeless prompts need more")
+    return context
+
+
 class RouteConfig(Block):
     """Which losses a prompt gets, by its pass rate, beside a task reward."""
 
@@ -343,15 +350,12 @@ class RouteConfig(Block):
     """From this pass rate on: neither distillation nor task reward."""
     hopeless: Fraction = 0.0
     """Up to this pass rate: the student's own weights under ``context`` are the teacher; no task reward."""
-    context: Text = "solution"
+    context: Annotated[Text, AfterValidator(_shows_more)] = "solution"
 
     @model_validator(mode="after")
     def _consistent(self) -> RouteConfig:
         if self.hopeless >= self.mastered:
             raise ValueError(f"hopeless={self.hopeless} must be below mastered={self.mastered}")
-        TeacherContext(self.context)
-        if self.context == "none":
-            raise ValueError("context: none shows the teacher what the student sees; hopeless prompts need more")
         return self
 
 
@@ -487,7 +491,7 @@ _EXPECTED = {
     "string_too_short": "expected text, not nothing",
     "string_pattern_mismatch": "expected an address such as https://host/v1",
     "tuple_type": "expected a list",
-    "dict_type": "expected keys with values: {key: value}",
+    "dict_type": "expected keys with values: {{key: value}}",
     "too_short": "expected a list of {min_length} or more",
     "too_long": "expected a list of {max_length}",
 }

@@ -173,8 +173,10 @@ def _read(context: str) -> str:
         )
     try:
         source = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ContextError(f"context {context!r}: expected a readable text file in UTF-8, got: {error}") from None
+    except UnicodeDecodeError as error:
+        raise ContextError(f"context {context!r}: expected text in UTF-8, which byte {error.start} is not") from None
+    except OSError as error:
+        raise ContextError(f"context {context!r} cannot be read: {error}") from None
     if not source.strip():
         raise ContextError(f"context {context!r}: the file is empty; the teacher would be shown nothing")
     return source

@@ -1,10 +1,11 @@
-"""The ``paced:`` block as people get it wrong: every key with values of every wrong type, and values that cannot be meant.
+"""The ``paced:`` block as people get it wrong: wrong types of every key, and values that cannot be meant.
 
 Each case is one :class:`ConfigError` of one line that begins with the key as it is written, and has the words given.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,7 +131,7 @@ WRONG_HERE: dict[str, tuple[Any, ...]] = {
 
 def block_with(key: str, value: Any) -> dict[str, Any]:
     """A right block but for one key, by its dotted path; what stands around it is there."""
-    block: dict[str, Any] = {"schedule": [dict(STAGE)]}
+    block: dict[str, Any] = {"schedule": [copy.deepcopy(STAGE)]}
     if key.startswith("targets.endpoint."):
         block["targets"] = {"endpoint": dict(ENDPOINT)}
     if key.startswith("weight.prior."):
@@ -246,7 +247,7 @@ def test_no_number_is_infinite_or_none(key: str, value: float) -> None:
         ("pass_rate.file", "  ", BLANK),
         ("pass_rate.refresh", "stages", "'start', 'stage', 'every' or 'never'"),
         ("weight.alpha", -1, "greater than or equal to 0"),
-        ("weight.beta", 1e300, "less than or equal to 100"),
+        ("weight.beta", 1e300, "less than or equal to 30"),
         ("weight.low", 2, "less than or equal to 1"),
         ("weight.kernel", "", BLANK),
         ("weight.kernel", "Beta", "Did you mean 'beta'?"),
@@ -254,10 +255,10 @@ def test_no_number_is_infinite_or_none(key: str, value: float) -> None:
         ("weight.prior", [1.0], "paced.weight.prior.1 is missing"),
         ("weight.prior", [], "paced.weight.prior.0 is missing"),
         ("weight.prior", [1.0, 1.0, 1.0], "expected a list of 2"),
-        ("weight.prior", [1e308, 1e308], "less than or equal to 1000000"),
+        ("weight.prior", [1, 1e308], "less than or equal to 10000"),
         ("weight.prior", [0, 1], "greater than or equal to 0.001"),
         ("schedule.0.lr_factor", 1e300, "less than or equal to 1000000"),
-        ("schedule.0.lr_factor", 0, "greater than or equal to 1e-06"),
+        ("schedule.0.lr_factor", 0, "greater than or equal to 0.000001"),
         ("schedule.0.coef", -1, "greater than or equal to 0"),
         ("schedule.0.coef", 1e300, "less than or equal to 1000000"),
         ("schedule.0.coef", 0, "plain RL"),
@@ -317,7 +318,7 @@ def test_no_number_is_infinite_or_none(key: str, value: float) -> None:
         ("route", {"mastered": 0.1, "hopeless": 0.5}, "hopeless=0.5 must be below mastered=0.1"),
         ("route.context", "none", "hopeless prompts need more"),
         ("route.context", "solutions", "there is no such file"),
-        ("stages", [], "Choose from: weight, pass_rate"),
+        ("zzz", [], "Choose from: weight, pass_rate"),
         ("shedule", [], "Did you mean 'schedule'?"),
     ],
 )
@@ -383,7 +384,7 @@ def test_a_template_is_read_with_the_block(tmp_path: Path, content: bytes, words
     template.write_bytes(content)
     for context in (str(template),) if route else (str(template), {"math": "solution", "code": str(template)}):
         message = refused(block_with("route.context" if route else "teacher.context", context))
-        assert message.startswith("paced.route" if route else "paced.teacher.context")
+        assert message.startswith("paced.route.context" if route else "paced.teacher.context")
         assert str(template) in message
         assert words in message
         assert len(message.splitlines()) == 1
