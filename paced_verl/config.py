@@ -479,7 +479,8 @@ def explain(problem: Any, model: type[BaseModel], root: str) -> str:
         return f"{path} is missing."
     value = problem["input"]
     shown = "" if isinstance(value, Mapping | BaseModel) else f"={_written(value)}"
-    return f"{path}{shown}: {_expected(problem, _model_at(model, location))}."
+    expected = _expected(problem, _model_at(model, location))
+    return f"{path}{shown}: {expected}" + ("" if expected.endswith((".", "?")) else ".")
 
 
 _EXPECTED = {
@@ -503,8 +504,10 @@ def _expected(problem: Any, model: type[BaseModel]) -> str:
         return f"expected a block with the keys {', '.join(_keys(model))}"
     if problem["type"] in _EXPECTED:
         return _EXPECTED[problem["type"]].format(**problem.get("ctx", {}))
-    words = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected", 1)
-    return words.rstrip(".")
+    words: str = problem["msg"].removeprefix("Value error, ")
+    for bound in ("greater", "less"):
+        words = words.replace(f"Input should be {bound}", f"expected a number {bound}")
+    return words.replace("Input should be", "expected")
 
 
 def _written(value: Any, most: int = 200) -> str:

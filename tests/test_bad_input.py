@@ -153,6 +153,7 @@ def refused(block: Any) -> str:
         PacedConfig.parse(block)
     message = str(error.value)
     assert not [word for word in INNER if word in message], message
+    assert not [line for line in message.splitlines() if line[-1] not in ".?" or line[-2] in ".?"], message
     return message
 
 
