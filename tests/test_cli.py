@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.table import Table
 from typer.testing import CliRunner
 
 from paced_verl import cli
@@ -85,3 +86,11 @@ def test_a_report_that_can_be_written_leaves_nothing_behind_when_another_thing_i
     result = run("eval", "accuracy", "--model", tmp_path / "gone", "--data", tmp_path / "gone.parquet", "--out", out)
     assert "gone.parquet does not exist" in result.stderr
     assert not list(out.parent.iterdir())
+
+
+def test_a_table_in_a_pipe_is_as_wide_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table("data", "accuracy %")
+    table.add_row("a/" * 100, "50.0")
+    cli._show(table)
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if "50.0" in line]
+    assert "a/" * 100 in row
