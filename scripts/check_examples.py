@@ -81,7 +81,7 @@ class Result:
         first, *others = self.said.splitlines() or [""]
         first, by_verl = first.removeprefix(VERLS), " by verl" * first.startswith(VERLS)
         parts = re.split(r": |[.;,] |\.$", first)
-        clause = parts[0] if "=" in parts[0] else ": ".join(parts[:2])  # what is wrong, not only where
+        clause = parts[0] if "=" in parts[0] else ": ".join(filter(None, parts[:2]))  # what is wrong, not only where
         return f"{self.verdict}{by_verl}: {clause}" + (f" (+{len(others)})" if others else "")
 
 
