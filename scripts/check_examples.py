@@ -49,6 +49,9 @@ WORDS = {
 """What is added to a script for each word. ``two_stage`` also gets ``TEACHER`` where the script names none."""
 
 
+VERLS = "verl would refuse this: "
+
+
 @dataclass(frozen=True)
 class Result:
     """What a script with a word gets.
@@ -76,8 +79,10 @@ class Result:
         if self.verdict == "runs":
             return str(self)
         first, *others = self.said.splitlines() or [""]
-        clause = re.split(r": |[.;,] |\.$", first.removeprefix("verl would refuse this: "))[0]
-        return f"{self.verdict}: {clause}" + (f" (+{len(others)})" if others else "")
+        first, by_verl = first.removeprefix(VERLS), " by verl" * first.startswith(VERLS)
+        parts = re.split(r": |[.;,] |\.$", first)
+        clause = parts[0] if "=" in parts[0] else ": ".join(filter(None, parts[:2]))  # what is wrong, not only where
+        return f"{self.verdict}{by_verl}: {clause}" + (f" (+{len(others)})" if others else "")
 
 
 @dataclass(frozen=True)
@@ -98,9 +103,9 @@ def launch(script: Calls) -> list[str] | None:
 
 
 def another(script: Calls) -> str:
-    """Why a script launches no PPO trainer."""
+    """Why a script launches no PPO trainer; what comes before the colon is counted."""
     modules = [word for command in script.commands for word in command if re.fullmatch(r"verl\w*(\.\w+)+", word)]
-    return f"another entry point: {modules[-1]}" if modules else script.trouble or "launches nothing"
+    return f"have another entry point: {modules[-1]}" if modules else f"launch nothing as they are: {script.trouble}"
 
 
 def composed(arguments: list[str], added: tuple[str, ...] = ()) -> DictConfig:

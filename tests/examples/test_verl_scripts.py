@@ -207,8 +207,8 @@ def test_launches_are_told_from_other_entry_points() -> None:
     assert launch(launches) == ["a=1"]
     other = Calls([["torchrun", "-m", "verl.trainer.sft_trainer", "a=1"]])
     assert launch(other) is None
-    assert another(other) == "another entry point: verl.trainer.sft_trainer"
-    assert another(Calls([], "ended with 1")) == "ended with 1"
+    assert another(other) == "have another entry point: verl.trainer.sft_trainer"
+    assert another(Calls([], "ended with 1")) == "launch nothing as they are: ended with 1"
 
 
 def test_a_traceback_is_not_a_refusal() -> None:
@@ -219,6 +219,7 @@ def test_a_traceback_is_not_a_refusal() -> None:
 
 def test_a_result_in_a_clause() -> None:
     assert Result("refused", "a.b=c: why. What to do.\nd=e: more.").clause == "refused: a.b=c (+1)"
+    assert Result("refused", "verl would refuse this: a.b: bad value.").clause == "refused by verl: a.b: bad value"
     assert Result("runs", "plan\n  replaced: a: 1 → 2 (why)\n  ignored: b=1 (why)").clause.startswith("runs (1 repl")
 
 
