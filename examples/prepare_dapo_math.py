@@ -18,8 +18,8 @@ What comes out, in verl's columns (data_source, prompt, ability, reward_model, e
 `--solutions` is JSONL with `index` (extra_info.index) and `solution` (an expert's text): it fills
 extra_info.solution, which `paced.teacher.context=solution` shows to the teacher, and which the recipes in configs/ ask
 for. Problems without one then leave train.parquet. Without `--solutions` there is no such field: take
-`paced.teacher.context=answer` (the final answer) or `none`. A problem's place depends on its text and `--seed` only, not
-on the order of the file.
+`paced.teacher.context=answer` (the final answer) or `none`. A problem's place depends on its text and `--seed` only,
+not on the order of the file.
 """
 
 import argparse
