@@ -133,7 +133,7 @@ def names(config: DictConfig) -> Iterator[str]:
     from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY
 
     estimator = config.algorithm.adv_estimator
-    if estimator not in {"gae", *ADV_ESTIMATOR_REGISTRY}:
+    if estimator not in {"gae", "paced", *ADV_ESTIMATOR_REGISTRY}:
         known = ", ".join(sorted(map(str, ADV_ESTIMATOR_REGISTRY)))
         yield f"algorithm.adv_estimator={estimator}: verl knows {known}."
     policy_loss = config.actor_rollout_ref.actor.policy_loss.loss_mode
