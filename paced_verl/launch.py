@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict, read_write
 
 from paced_verl.checks import refuse
 from paced_verl.checks.verl import device
@@ -60,6 +61,14 @@ def describe(config: DictConfig, files: bool = True) -> str:
     return str(Plan.of(config, files))
 
 
+def _set_hydra(config: DictConfig) -> None:
+    """Let ``${hydra:…}`` resolve as it will in the job: Hydra's ``run_job`` sets this after ``on_run_start``."""
+    HydraConfig.instance().set_config(config)
+    with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
+        config.hydra.runtime.output_dir = os.path.abspath(config.hydra.run.dir)
+    HydraConfig.instance().set_config(config)
+
+
 class PacedCallback(Callback):
     """Settles and checks a paced run where its configuration is composed, and says what will run.
 
@@ -79,6 +88,8 @@ class PacedCallback(Callback):
             from paced_verl.checks.environment import load
 
             load()
+            if "hydra" in config:  # not where somebody else composed it
+                _set_hydra(config)
             plan = describe(config)
             refuse(device(config))
             print(plan, flush=True)

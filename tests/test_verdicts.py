@@ -183,6 +183,29 @@ REFUSED = [
     ("algorithm.adv_estimator=paced", "adv_estimator=paced"),
     ("trainer.v1.trainer_mode=fully_async", "trainer_mode=fully_async"),
     ("trainer.v1.trainer_mode=separate_async", "rollouts need GPUs of their own"),
+    ("trainer.v1.trainer_mode=null", "trainer_mode=None"),
+    ("trainer.resume_mode=foo", "resume_mode=foo"),
+    ("trainer.resume_mode=resume_path", "resume_from_path=None"),
+    ("actor_rollout_ref.hybrid_engine=False", "hybrid_engine=False"),
+    ("actor_rollout_ref.actor.policy_loss.loss_mode=nope", "loss_mode=nope"),
+    ("actor_rollout_ref.actor.ulysses_sequence_parallel_size=0", "ulysses_sequence_parallel_size=0"),
+    ("actor_rollout_ref.actor.ulysses_sequence_parallel_size=3", "does not divide the trainer's 8 GPU(s)"),
+    ("actor_rollout_ref.actor.ppo_mini_batch_size=60", "8 data-parallel rank(s) cannot share out"),
+    ("actor_rollout_ref.actor.ppo_max_token_len_per_gpu=null", "ppo_max_token_len_per_gpu=null"),
+    ("actor_rollout_ref.actor.ppo_epochs=0", "ppo_epochs=0"),
+    ("actor_rollout_ref.actor.grad_clip=nan", "grad_clip=nan"),
+    ("actor_rollout_ref.rollout.data_parallel_size=0", "data_parallel_size=0"),
+    ("actor_rollout_ref.rollout.max_model_len=50", "max_model_len=50: a prompt and its response may have 1024"),
+    ("actor_rollout_ref.rollout.gpu_memory_utilization=1.5", "gpu_memory_utilization=1.5"),
+    ("actor_rollout_ref.rollout.top_p=0", "top_p=0"),
+    ("actor_rollout_ref.rollout.agent.num_workers=0", "num_workers=0"),
+    ("actor_rollout_ref.model.lora_rank=-1", "lora_rank=-1"),
+    ("distillation.teacher_models.teacher_model.num_replicas=7", "num_replicas=7"),
+    ("data.train_max_samples=0", "train_max_samples=0"),
+    ("data.train_max_samples=-5", "train_max_samples=-5"),
+    ("data.val_max_samples=0", "val_max_samples=0"),
+    ("data.seed=abc", "data.seed=abc"),
+    ("data.gen_batch_size=3", "does not divide data.train_batch_size"),
     ("model_engine=megatron", "model_engine=megatron"),
     ("model_engine=veomni", "model_engine=veomni"),
     ("model_engine=torchtitan", "model_engine=torchtitan"),
@@ -233,7 +256,8 @@ def test_another_launcher_of_verls_is_refused() -> None:
 def test_verls_own_validation_sees_the_settled_configuration(tmp_path: Path) -> None:
     """The launcher: what is replaced reaches verl, which would refuse k1 without a policy gradient."""
     result = launch("verl.trainer.main_ppo", "+machine=cpu", f"{LOSS}.loss_mode=k1", *TEACHER,
-                    f"data.train_files={tmp_path}/none.parquet", "distillation.n_gpus_per_node=1")  # fmt: skip
+                    f"data.train_files={tmp_path}/none.parquet", "distillation.n_gpus_per_node=1",
+                    "trainer.default_local_dir='${hydra:runtime.output_dir}/checkpoints'")  # fmt: skip
     assert result.returncode != 0
     assert "none.parquet does not exist" in result.stderr
     assert "ray init" not in result.stdout

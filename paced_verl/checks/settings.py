@@ -127,15 +127,14 @@ def _task_reward(config: DictConfig, paced: PacedConfig) -> Iterator[str]:
 
 
 def _batch_shapes(config: DictConfig, paced: PacedConfig) -> Iterator[str]:
+    """verl's workers assert it, with and without dynamic micro-batches."""
     actor = config.actor_rollout_ref.actor
-    if actor.use_dynamic_bsz or not actor.ppo_micro_batch_size_per_gpu:
-        return
     for index, stage in enumerate(paced.schedule):
         if not rows_of_a_rank(config, paced, index).is_integer():
             n = config.actor_rollout_ref.rollout.n if stage.responses == "student" else 1
             yield (
                 f"paced.schedule[{index}] trains {actor.ppo_mini_batch_size * n} rows a mini-batch "
                 f"(actor_rollout_ref.actor.ppo_mini_batch_size={actor.ppo_mini_batch_size} × {n} response(s)), which "
-                f"{data_parallel_ranks(config)} data-parallel rank(s) cannot share out. Set "
-                "actor_rollout_ref.actor.use_dynamic_bsz=True, or another ppo_mini_batch_size."
+                f"{data_parallel_ranks(config)} data-parallel rank(s) cannot share out. Set another "
+                "ppo_mini_batch_size."
             )

@@ -34,6 +34,7 @@ def teacher_problems(config: DictConfig, paced: PacedConfig) -> Iterator[str]:
                 f"{config.distillation.nnodes}: the teacher needs at least one GPU of its own. Or take a teacher "
                 "without a pool: paced.teacher.backend=reference, or student."
             )
+        yield from _replicas(config, pool)
     elif len(paths) > 1:
         yield f"paced.teacher.backend={backend} knows one teacher, distillation.teacher_models has {len(paths)}."
     if isinstance(paced.teacher.context, dict):
@@ -59,6 +60,21 @@ def teacher_problems(config: DictConfig, paced: PacedConfig) -> Iterator[str]:
         yield (
             "paced.teacher.backend=reference scores but does not write, and a stage has responses: teacher. Give it "
             "stored responses (paced.targets.column, or paced.targets.file made by `paced-verl targets`)."
+        )
+
+
+def _replicas(config: DictConfig, pool: int) -> Iterator[str]:
+    """verl gives a single teacher its whole pool, whatever number of replicas is written."""
+    teachers = config.distillation.teacher_models
+    if set(teachers) != {"teacher_model"}:
+        return
+    written, inference = teachers.teacher_model.get("num_replicas"), teachers.teacher_model.inference
+    size = inference.tensor_model_parallel_size * inference.data_parallel_size
+    if written and written * size != pool:
+        yield (
+            f"distillation.teacher_models.teacher_model.num_replicas={written}: verl gives the one teacher its whole "
+            f"pool, {pool} GPU(s) with {size} a replica. Leave it unset, or size the pool to it "
+            "(distillation.n_gpus_per_node, nnodes)."
         )
 
 

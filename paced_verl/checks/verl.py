@@ -13,6 +13,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from paced_verl.names import TRAINER_MODES
+
 STRATEGIES = ("fsdp", "fsdp2")
 DEVICES = ("cuda", "npu", "cpu")
 AGENT_LOOPS = ("single_turn_agent", "tool_agent")
@@ -24,7 +26,21 @@ COUNTS = {
     "data.max_response_length": 1,
     "actor_rollout_ref.rollout.n": 1,
     "actor_rollout_ref.rollout.tensor_model_parallel_size": 1,
+    "actor_rollout_ref.rollout.data_parallel_size": 1,
+    "actor_rollout_ref.rollout.max_num_batched_tokens": 1,
+    "actor_rollout_ref.rollout.max_num_seqs": 1,
+    "actor_rollout_ref.rollout.agent.num_workers": 1,
+    "actor_rollout_ref.rollout.val_kwargs.n": 1,
+    "actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu": 1,
+    "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu": 1,
     "actor_rollout_ref.actor.ppo_mini_batch_size": 1,
+    "actor_rollout_ref.actor.ppo_epochs": 1,
+    "actor_rollout_ref.actor.ppo_max_token_len_per_gpu": 1,
+    "actor_rollout_ref.actor.ulysses_sequence_parallel_size": 1,
+    "actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size": 1,
+    "actor_rollout_ref.model.lora_rank": 0,
+    "data.train_max_samples": -1,
+    "data.val_max_samples": -1,
     "trainer.nnodes": 1,
     "trainer.n_gpus_per_node": 1,
     "trainer.total_epochs": 1,
@@ -33,14 +49,22 @@ COUNTS = {
 }
 """Whole numbers, by the least that makes sense."""
 COUNTS_OR_NULL = {
+    "data.seed": 0,
+    "data.gen_batch_size": 1,
+    "data.val_batch_size": 1,
     "trainer.total_training_steps": 1,
     "actor_rollout_ref.rollout.max_model_len": 1,
     "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": 1,
 }
-NUMBERS = {
-    "actor_rollout_ref.actor.optim.lr": "a number from 0 on",
-    "distillation.distillation_loss.distillation_loss_coef": "a number from 0 on",
-}
+NOT_NEGATIVE = (
+    "actor_rollout_ref.actor.optim.lr",
+    "actor_rollout_ref.actor.optim.weight_decay",
+    "actor_rollout_ref.rollout.val_kwargs.temperature",
+    "distillation.distillation_loss.distillation_loss_coef",
+)
+POSITIVE = ("actor_rollout_ref.actor.grad_clip", "actor_rollout_ref.rollout.temperature")
+SHARES = ("actor_rollout_ref.rollout.gpu_memory_utilization", "actor_rollout_ref.rollout.top_p")
+RESUME_MODES = ("auto", "disable", "resume_path")
 TEACHER_COUNTS_OR_NULL = {
     "inference.max_model_len": 1,
     "inference.tensor_model_parallel_size": 1,
@@ -76,10 +100,18 @@ def numbers(config: DictConfig) -> Iterator[str]:
     for name in config.distillation.teacher_models:
         for key, least in TEACHER_COUNTS_OR_NULL.items():
             yield from _count(config, f"distillation.teacher_models.{name}.{key}", least, null=True)
-    for key, expected in NUMBERS.items():
-        value = OmegaConf.select(config, key)
-        if not _is_number(value) or value < 0:
-            yield f"{key}={value}: expected {expected}."
+    for keys, expected, fits in (
+        (NOT_NEGATIVE, "a number from 0 on", lambda value: value >= 0),
+        (POSITIVE, "a number above 0", lambda value: value > 0),
+        (SHARES, "a number above 0, up to 1", lambda value: 0 < value <= 1),
+    ):
+        for key in keys:
+            value = OmegaConf.select(config, key)
+            if not _is_number(value) or not fits(value):
+                yield f"{key}={'null' if value is None else value}: expected {expected}."
+    for key in ("data.train_max_samples", "data.val_max_samples"):
+        if OmegaConf.select(config, key) == 0:
+            yield f"{key}=0: expected a number of rows, or -1 for all of them."
     clamp = config.distillation.distillation_loss.loss_max_clamp
     if clamp is not None and not (_is_number(clamp) and clamp > 0):
         yield f"distillation.distillation_loss.loss_max_clamp={clamp}: expected a number above 0, or null for none."
@@ -98,12 +130,19 @@ def _is_number(value: Any) -> bool:
 
 def names(config: DictConfig) -> Iterator[str]:
     """Words that verl looks up once workers are running."""
-    from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
+    from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY
 
     estimator = config.algorithm.adv_estimator
-    if estimator not in {"gae", *ADV_ESTIMATOR_REGISTRY}:
+    if estimator not in {"gae", "paced", *ADV_ESTIMATOR_REGISTRY}:
         known = ", ".join(sorted(map(str, ADV_ESTIMATOR_REGISTRY)))
         yield f"algorithm.adv_estimator={estimator}: verl knows {known}."
+    policy_loss = config.actor_rollout_ref.actor.policy_loss.loss_mode
+    if policy_loss not in POLICY_LOSS_REGISTRY:
+        known = ", ".join(sorted(POLICY_LOSS_REGISTRY))
+        yield f"actor_rollout_ref.actor.policy_loss.loss_mode={policy_loss}: verl knows {known}."
+    if not isinstance(mode := config.trainer.v1.trainer_mode, str):
+        yield f"trainer.v1.trainer_mode={mode}: expected the name of a trainer."
+    yield from _resume(config.trainer)
     agent = config.actor_rollout_ref.rollout.agent
     if not agent.agent_loop_config_path and agent.default_agent_loop not in AGENT_LOOPS:
         yield (
@@ -124,6 +163,14 @@ def device(config: DictConfig) -> Iterator[str]:
         )
 
 
+def _resume(trainer: DictConfig) -> Iterator[str]:
+    if trainer.resume_mode not in RESUME_MODES:
+        yield f"trainer.resume_mode={trainer.resume_mode}: expected one of {', '.join(RESUME_MODES)}."
+    elif trainer.resume_mode == "resume_path" and "global_step_" not in str(trainer.resume_from_path):
+        path = trainer.resume_from_path
+        yield f"trainer.resume_from_path={path}: trainer.resume_mode=resume_path needs the folder …/global_step_N."
+
+
 def shapes(config: DictConfig, trainer_mode: str) -> Iterator[str]:
     """Batches, lengths and pools that do not fit each other."""
     data, trainer, rollout = config.data, config.trainer, config.actor_rollout_ref.rollout
@@ -133,9 +180,23 @@ def shapes(config: DictConfig, trainer_mode: str) -> Iterator[str]:
             f"actor_rollout_ref.actor.ppo_mini_batch_size={mini} exceeds data.train_batch_size="
             f"{data.train_batch_size}: a step has no whole mini-batch. Set it to that or less."
         )
+    generated = data.get("gen_batch_size")
+    if generated and data.train_batch_size % generated:
+        yield f"data.gen_batch_size={generated} does not divide data.train_batch_size={data.train_batch_size}."
     separate = trainer_mode.endswith("separate_async")
     if separate:
         yield from _separate(config)
+    elif not config.actor_rollout_ref.get("hybrid_engine", True):
+        yield (
+            "actor_rollout_ref.hybrid_engine=False takes the student's vLLM servers off the trainer's GPUs, which only "
+            "trainer.v1.trainer_mode=separate_async has others for. Leave it at True."
+        )
+    ranks, sharing = trainer.nnodes * trainer.n_gpus_per_node, _sharing(config)
+    if ranks % sharing:
+        yield (
+            f"actor_rollout_ref.actor.ulysses_sequence_parallel_size={sharing} does not divide the trainer's {ranks} "
+            "GPU(s)."
+        )
     gpus = rollout.nnodes * rollout.n_gpus_per_node if separate else trainer.nnodes * trainer.n_gpus_per_node
     size = rollout.tensor_model_parallel_size * rollout.get("data_parallel_size", 1)
     if gpus % size:
@@ -162,17 +223,43 @@ def _separate(config: DictConfig) -> Iterator[str]:
 
 
 def lengths(config: DictConfig) -> Iterator[str]:
-    """Micro-batches that are too short for one sequence."""
+    """Micro-batches and servers that are too short for one sequence."""
+    from verl.trainer.ppo.utils import need_reference_policy
+
+    actor, ref, rollout = (config.actor_rollout_ref[part] for part in ("actor", "ref", "rollout"))
+    longest, sharing = config.data.max_prompt_length + config.data.max_response_length, _sharing(config)
+    limits: list[tuple[str, int, int]] = []
+    if rollout.max_model_len is not None:
+        limits.append(("rollout.max_model_len", rollout.max_model_len, 1))
+    if actor.use_dynamic_bsz:
+        limits.append(("actor.ppo_max_token_len_per_gpu", actor.ppo_max_token_len_per_gpu, sharing))
+    distils_only = config.distillation.enabled and not config.distillation.distillation_loss.use_task_rewards
+    if rollout.log_prob_use_dynamic_bsz and not distils_only:  # the student's old log-probabilities
+        limits.append(("rollout.log_prob_max_token_len_per_gpu", rollout.log_prob_max_token_len_per_gpu, sharing))
+    if ref.log_prob_use_dynamic_bsz and need_reference_policy(config):
+        ranks = ref.ulysses_sequence_parallel_size
+        limits.append(("ref.log_prob_max_token_len_per_gpu", ref.log_prob_max_token_len_per_gpu, ranks))
+    for key, tokens, ranks in limits:
+        if tokens * ranks < longest:
+            yield (
+                f"actor_rollout_ref.{key}={tokens}{f' × {ranks} ranks a sequence' if ranks > 1 else ''}: a prompt and "
+                f"its response may have {longest} tokens (data.max_prompt_length + data.max_response_length). Set it "
+                "to that or more."
+            )
+
+
+def _sharing(config: DictConfig) -> int:
+    """Ranks of the trainer that share a sequence."""
     actor = config.actor_rollout_ref.actor
-    longest = config.data.max_prompt_length + config.data.max_response_length
-    sharing = max(actor.ulysses_sequence_parallel_size, actor.fsdp_config.ulysses_sequence_parallel_size)
-    room = actor.ppo_max_token_len_per_gpu * sharing
-    if actor.use_dynamic_bsz and room < longest:
-        yield (
-            f"actor_rollout_ref.actor.ppo_max_token_len_per_gpu={actor.ppo_max_token_len_per_gpu} × {sharing} rank(s) "
-            f"a sequence: a prompt and its response may have {longest} tokens (data.max_prompt_length + "
-            "data.max_response_length). Set it to that or more."
-        )
+    return int(max(actor.ulysses_sequence_parallel_size, actor.fsdp_config.ulysses_sequence_parallel_size))
+
+
+def _trainer(mode: str) -> None:
+    """Ask verl's registry for a trainer that is not one of its own; importing it takes seconds."""
+    if f"paced_{mode}" not in TRAINER_MODES:
+        from verl.trainer.ppo.v1 import get_trainer_cls
+
+        get_trainer_cls(mode)
 
 
 def verls_own(wired: DictConfig) -> Iterator[str]:
@@ -190,6 +277,7 @@ def verls_own(wired: DictConfig) -> Iterator[str]:
         validate_config(wired, need_reference_policy(wired), need_critic(wired))
 
     questions = (
+        ("trainer.v1.trainer_mode: ", lambda: _trainer(wired.trainer.v1.trainer_mode)),
         ("", validate),
         ("actor_rollout_ref.rollout: ", lambda: omega_conf_to_dataclass(wired.actor_rollout_ref.rollout)),
         ("distillation: ", lambda: omega_conf_to_dataclass(wired.distillation)),
@@ -200,4 +288,5 @@ def verls_own(wired: DictConfig) -> Iterator[str]:
             with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"):
                 ask()
         except Exception as error:  # whatever verl raises is its answer
-            yield f"verl would refuse this: {where}{' '.join(str(error).split()) or type(error).__name__}"
+            cause = error.__cause__ or error  # Hydra's wrapper names a class that nobody wrote
+            yield f"verl would refuse this: {where}{' '.join(str(cause).split()) or type(cause).__name__}"
