@@ -13,9 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
-from paced_verl.checks import refuse
-from paced_verl.checks.verl import device
-from paced_verl.config import ConfigError
+from paced_verl.errors import PacedError
 
 LAUNCHER = "verl.trainer.main_ppo"
 
@@ -85,7 +83,9 @@ class PacedCallback(Callback):
                 f"python -m {LAUNCHER}; trainer.v1.trainer_mode=paced_separate_async is asynchronous, too."
             )
         try:
+            from paced_verl.checks import refuse
             from paced_verl.checks.environment import load
+            from paced_verl.checks.verl import device
 
             load()
             if "hydra" in config:  # not where somebody else composed it
@@ -93,7 +93,7 @@ class PacedCallback(Callback):
             plan = describe(config)
             refuse(device(config))
             print(plan, flush=True)
-        except ConfigError as error:
+        except PacedError as error:
             lines = "\n".join(f"  - {line}" for line in str(error).splitlines())
             raise SystemExit(f"paced-verl: this configuration cannot run as written.\n{lines}") from None
         except Exception as error:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from omegaconf import DictConfig
 
 from paced_verl.checks import check, check_length, number_of_prompts, teacher_paths
-from paced_verl.checks.targets import blank_responses
 from paced_verl.config import PacedConfig
 from paced_verl.schedule import Schedule, Stage, refresh_due
 from paced_verl.verdicts import Verdict
@@ -27,7 +26,6 @@ class Plan:
         pools: GPUs per pool.
         models: The student's model, and the teachers' by their names.
         verdicts: Settings that do not run as written.
-        blank: Rows whose ``targets.column`` holds no response, and all rows; zeros without that column.
     """
 
     paced: PacedConfig
@@ -38,7 +36,6 @@ class Plan:
     pools: dict[str, int]
     models: dict[str, str]
     verdicts: list[Verdict]
-    blank: tuple[int, int] = (0, 0)
 
     @classmethod
     def of(cls, config: DictConfig, files: bool = True) -> Plan:
@@ -67,7 +64,6 @@ class Plan:
             pools=_pools(config, paced),
             models=_models(config),
             verdicts=verdicts,
-            blank=blank_responses(config, paced.targets.column) if files and paced.targets.column else (0, 0),
         )
 
     def rows(self, stage: Stage) -> int:
@@ -153,8 +149,6 @@ class Plan:
                 f"{rows * steps} of each in the stage"
             )
         source = self.paced.targets.column or self.paced.targets.file
-        if self.blank[0]:
-            source = f"{source} ({self.blank[0]} of {self.blank[1]} rows have none)"
         origin = (
             f"from {source}, else written by the teacher" if source else "written by the teacher server once a prompt"
         )

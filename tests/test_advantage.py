@@ -398,8 +398,8 @@ def test_the_group_is_right_as_it_is_and_says_what_will_run(
         ({"algorithm.paced.mean_weight": 0}, ["algorithm.paced.mean_weight=0", "greater than or equal to 0.000001"]),
         ({"algorithm.paced.prior": [2, 2]}, ["algorithm.paced", "prior", "estimate: posterior"]),
         ({"algorithm.paced.kernel": "betta"}, ["betta", "Did you mean 'beta'"]),
-        ({"algorithm.paced": None}, ["algorithm.paced=None", "a block of settings"]),
-        ({"algorithm.paced": 3}, ["algorithm.paced=3", "a block of settings"]),
+        ({"algorithm.paced": None}, ["algorithm.paced=null", "expected a block with the keys"]),
+        ({"algorithm.paced": 3}, ["algorithm.paced=3", "expected a block with the keys"]),
         ({"paced.weight.alpha": 2}, ["paced.weight", "does not read them", "algorithm.paced"]),
         ({"actor_rollout_ref.rollout.name": "sglang"}, ["rollout.name=sglang", "vLLM"]),
         (

@@ -70,6 +70,7 @@ KEYS: dict[str, tuple[str, bool]] = {
     "schedule.0.coef.to": (NUMBER, False),
     "teacher": (BLOCK, False),
     "teacher.backend": (CHOICE, False),
+    "teacher.model": (CHOICE, True),
     "teacher.context": ("expected the name of a context, the path of a template, or {teacher key: context}", False),
     "teacher.solution_key": (TEXT, False),
     "teacher.topk": ("expected a number of tokens from 1 to 1048576, or full", False),

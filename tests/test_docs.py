@@ -37,5 +37,6 @@ def test_overrides_are_found() -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_override_that_is_quoted_composes(path: Path) -> None:
     for overrides in quoted(path.read_text()):
-        group = "advantage" if any("algorithm.paced" in o or "teacher_path" in o for o in overrides) else "two_stage"
-        compose([f"+paced={group}", *overrides])
+        advantage = [override for override in overrides if "algorithm.paced" in override or "teacher_path" in override]
+        compose(["+paced=advantage", *advantage])
+        compose(["+paced=two_stage", *(override for override in overrides if override not in advantage)])

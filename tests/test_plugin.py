@@ -89,6 +89,6 @@ def test_a_broken_plugin_ends_a_run_that_uses_it_before_ray(broken: dict[str, st
     command = [sys.executable, "-m", "verl.trainer.main_ppo", "+paced=two_stage", "+machine=cpu"]
     result = subprocess.run(command, capture_output=True, text=True, env=broken, timeout=120)
     assert result.returncode != 0
-    assert "paced-verl: this configuration cannot run as written." in result.stderr
-    assert "is broken" in result.stderr.split("cannot run as written.")[1]
+    assert "paced-verl: this configuration could not be checked: ImportError: paced_verl." in result.stderr
+    assert "is broken" in result.stderr.split("could not be checked")[1]
     assert "ray init" not in result.stdout

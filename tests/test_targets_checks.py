@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
@@ -130,17 +129,17 @@ BLANK = ["", None, " \n"]
 @pytest.mark.parametrize(
     ("responses", "words"),
     [
-        ([""] * ROWS, [f"all of {ROWS} rows have no text"]),
-        (BLANK * 4, [f"all of {ROWS} rows have no text"]),
-        (pa.nulls(ROWS), [f"all of {ROWS} rows have no text"]),
-        ([1] * ROWS, ["expected the text of a response", "holds int64"]),
-        ([["two"]] * ROWS, ["expected the text of a response", "holds list<"]),
+        ([""] * ROWS, [f"{ROWS} of {ROWS} rows", "have no response"]),
+        (BLANK * 4, [f"{ROWS} of {ROWS} rows", "have no response"]),
+        (pa.nulls(ROWS), [f"{ROWS} of {ROWS} rows", "have no response"]),
+        ([1] * ROWS, ["field response is int64, not text"]),
+        ([["two"]] * ROWS, ["field response is list<", "not text"]),
     ],
 )
 def test_a_column_without_responses_is_refused(folder: Path, tmp_path: Path, responses: Any, words: list[str]) -> None:
     data = with_responses(tmp_path / "data.parquet", responses)
     found = problem(folder, data, "paced.targets.column=response")
-    for word in ("paced.targets.column=response", *words):
+    for word in ("paced.targets.column", *words):
         assert word in found
 
 
@@ -149,9 +148,9 @@ def test_blank_rows_are_no_responses(folder: Path, tmp_path: Path, kind: pa.Data
     """The teacher writes theirs, where it can write."""
     data = with_responses(tmp_path / "data.parquet", pa.array([*BLANK, *["two"] * (ROWS - 3)]).cast(kind))
     column, reference = "paced.targets.column=response", "paced.teacher.backend=reference"
-    assert f"from response (3 of {ROWS} rows have none), else written" in str(Plan.of(config_of(folder, data, column)))
+    assert "from response, else written" in str(Plan.of(config_of(folder, data, column)))
     found = problem(folder, data, column, reference)
-    for word in (column, f"3 of {ROWS} rows have no text", reference, "writes none"):
+    for word in ("paced.targets.column", f"3 of {ROWS} rows", "have no response", reference, "writes none"):
         assert word in found
     check(config_of(folder, data, column, reference, group="reverse_kl"))
 
@@ -165,7 +164,8 @@ def test_blank_rows_in_a_field_of_a_field(folder: Path, tmp_path: Path) -> None:
         "paced.targets.column=extra_info.responses.best",
         "paced.teacher.backend=reference",
     )
-    assert f"extra_info.responses.best: 4 of {ROWS} rows have no text" in found
+    assert f"4 of {ROWS} rows" in found
+    assert "have no extra_info.responses.best" in found
 
 
 def test_a_teacher_that_only_reads_needs_a_whole_file(folder: Path, tmp_path: Path) -> None:
@@ -181,20 +181,3 @@ def test_a_teacher_that_only_reads_needs_a_whole_file(folder: Path, tmp_path: Pa
 @pytest.mark.parametrize("key", ["column", "file"])
 def test_an_empty_name_is_refused(folder: Path, key: str) -> None:
     assert f"paced.targets.{key}=''" in problem(folder, f"paced.targets.{key}=''")
-
-
-def test_only_the_column_that_is_asked_about_is_read(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[Any] = []
-    iter_batches = pq.ParquetFile.iter_batches
-
-    def watched(self: pq.ParquetFile, *arguments: Any, **settings: Any) -> Any:
-        asked.append(settings.get("columns"))
-        return iter_batches(self, *arguments, **settings)
-
-    monkeypatch.setattr(pq.ParquetFile, "iter_batches", watched)
-    data = with_responses(tmp_path / "data.parquet", ["two"] * ROWS)
-    check(config_of(folder, data, "paced.targets.column=response"))
-    check(config_of(folder, data, "paced.targets.column=response"))
-    assert asked == [["response"]], "and once"

@@ -148,8 +148,10 @@ def needs(config: DictConfig, paced: PacedConfig) -> list[Need]:
         found.append(Need(config.distillation.teacher_key, "distillation.teacher_key says which teacher a row has."))
     if paced.targets.column is not None:
         why = "paced.targets.column takes the teacher's responses from it."
+        written = any(stage.responses == "teacher" for stage in paced.schedule) and paced.targets.file is None
         # What is missing, a teacher server writes.
-        every = paced.teacher.backend == "reference"
+        if every := paced.teacher.backend == "reference" and written:
+            why += " paced.teacher.backend=reference writes none: leave these rows out, or take a teacher that writes."
         found.append(Need(paced.targets.column, why, text=True, all_rows=every))
     return found
 

@@ -85,6 +85,8 @@ def values(block: pa.RecordBatch, path: str) -> pa.Array:
 
 
 def is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return is_text(kind.value_type)
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
@@ -94,6 +96,8 @@ def is_list(kind: pa.DataType) -> bool:
 
 def lacking(array: pa.Array) -> pa.BooleanArray:
     """Where there is nothing: null, blank text, or an empty list."""
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
     if is_text(array.type):
         empty = pc.equal(pc.utf8_trim_whitespace(array), "")
     elif is_list(array.type):

@@ -1,4 +1,4 @@
-"""Teacher responses that are given: the column of the data, and the file."""
+"""The file of teacher responses. Those in a column of the data are looked at with its other fields."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from omegaconf import DictConfig
 
@@ -25,9 +22,7 @@ KEY = "paced.targets.file"
 
 
 def stored_targets(config: DictConfig, paced: PacedConfig) -> Iterator[str]:
-    """Problems of ``paced.targets``; the training files and the student's model have been found to be there."""
-    if paced.targets.column is not None:
-        yield from _column(config, paced, paced.targets.column)
+    """Problems of ``paced.targets.file``; the training files and the student's model have been found to be there."""
     if paced.targets.file is not None:
         yield from _file(config, paced, Path(paced.targets.file))
 
@@ -138,56 +133,6 @@ def _are_text(messages: Any) -> bool:
     return all(isinstance(message, dict) and isinstance(message.get("content"), str) for message in messages)
 
 
-def _column(config: DictConfig, paced: PacedConfig, path: str) -> Iterator[str]:
-    try:
-        blank, rows = blank_responses(config, path)
-    except TypeError as error:
-        yield f"paced.targets.column={path}: {error}"
-        return
-    if not rows or not blank:
-        return
-    if blank == rows:
-        yield f"paced.targets.column={path}: all of {rows} rows have no text there."
-    elif _only_reads(paced) and paced.targets.file is None:
-        yield (
-            f"paced.targets.column={path}: {blank} of {rows} rows have no text there, and "
-            "paced.teacher.backend=reference writes none. Leave these rows out, or take a teacher that writes."
-        )
-
-
 def _only_reads(paced: PacedConfig) -> bool:
     """Whether the run needs teacher responses, and its teacher cannot write them."""
     return paced.teacher.backend == "reference" and any(stage.responses == "teacher" for stage in paced.schedule)
-
-
-def blank_responses(config: DictConfig, path: str) -> tuple[int, int]:
-    """Rows of the training files (local parquet) without a text in a field, and all rows.
-
-    Raises:
-        TypeError: The field does not hold text.
-    """
-    files = [Path(os.path.expanduser(file)) for file in local_files(config, "train_files")]
-    counts = [_count_blank(file, path, file.stat().st_mtime) for file in files if file.suffix == ".parquet"]
-    return sum(blank for blank, _ in counts), sum(rows for _, rows in counts)
-
-
-@lru_cache(maxsize=16)
-def _count_blank(file: Path, path: str, _changed: float) -> tuple[int, int]:
-    """One pass over one column, a batch in memory at a time; checks and plan ask for it."""
-    first, *rest = path.split(".")
-    blank = total = 0
-    with pq.ParquetFile(file) as rows:
-        for batch in rows.iter_batches(batch_size=1024, columns=[path]):
-            texts = pc.struct_field(batch[first], rest) if rest else batch[first]
-            blank += len(texts) - _count_texts(texts, file)
-            total += len(texts)
-    return blank, total
-
-
-def _count_texts(texts: pa.Array, file: Path) -> int:
-    kind = texts.type.value_type if pa.types.is_dictionary(texts.type) else texts.type
-    if pa.types.is_null(kind):
-        return 0
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise TypeError(f"expected the text of a response, but {file} holds {kind} there.")
-    return pc.sum(pc.not_equal(pc.utf8_trim_whitespace(texts.cast(kind)), "")).as_py() or 0
