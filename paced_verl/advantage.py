@@ -42,6 +42,7 @@ from paced_verl.kernel import FloatArray, Kernel, weights_by_successes
 from paced_verl.names import TRAINER_MODES
 from paced_verl.passrate import is_correct
 from paced_verl.verdicts import Replacement, Verdict, replace
+from paced_verl.wiring import seed_of_subset
 
 NAME = "paced"
 
@@ -224,12 +225,22 @@ def _replacements(config: DictConfig) -> Iterator[Replacement]:
         why = "verl only starts a reference worker, the teacher here, for a KL; the KL itself is in the advantage"
         yield "actor_rollout_ref.actor.use_kl_loss", True, why
         yield "actor_rollout_ref.actor.kl_loss_coef", 0.0, why
+        yield from _micro_batch_of_the_teacher(config)
     why = "pass rates are counted from the rewards, and the KL is in the advantage"
     yield "algorithm.use_kl_in_reward", False, why
     yield "distillation.enabled", False, "verl's distillation loss would take the place of the policy loss"
     if config.critic.enable is not None:
         yield "critic.enable", False, "no critic reads this advantage"
     yield "trainer.critic_warmup", 0, "there is no critic, and the student would not train meanwhile"
+    yield from seed_of_subset(config)
+
+
+def _micro_batch_of_the_teacher(config: DictConfig) -> Iterator[Replacement]:
+    """verl asks for one where it starts a reference worker; a command without a KL has none."""
+    ref, rollout = config.actor_rollout_ref.ref, config.actor_rollout_ref.rollout
+    if not (ref.log_prob_use_dynamic_bsz or ref.log_prob_micro_batch_size or ref.log_prob_micro_batch_size_per_gpu):
+        key, size = "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu", rollout.log_prob_micro_batch_size_per_gpu
+        yield key, size, "the teacher takes the rollouts' micro-batches"
 
 
 def check(config: DictConfig, files: bool = True) -> tuple[AdvantageConfig, list[Verdict]]:

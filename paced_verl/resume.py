@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from paced_verl.config import PacedConfig
 from paced_verl.schedule import Schedule
+from paced_verl.wiring import teacher_paths
 
 FILE = "settings.json"
 TRACKER = "latest_checkpointed_iteration.txt"
@@ -52,8 +53,8 @@ def settings_of(config: DictConfig, paced: PacedConfig, schedule: Schedule | Non
         schedule: The stages in steps, once the length of the run is known.
     """
     settings = {key: OmegaConf.select(config, key) for key in VERL_KEYS}
-    for name, teacher in config.distillation.teacher_models.items():
-        settings[f"distillation.teacher_models.{name}.model_path"] = teacher.get("model_path")
+    for name, path in teacher_paths(config).items():
+        settings[f"distillation.teacher_models.{name}.model_path"] = path
     settings |= _flat("paced", paced.model_dump(mode="json", by_alias=True))
     settings = {key: value for key, value in settings.items() if not _is_free(key)}
     if schedule is not None:

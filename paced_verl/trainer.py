@@ -2,7 +2,7 @@
 
 Order of a step (``docs/architecture.md``): the schedule says which stage it is and whether pass rates are due; the
 sampler draws prompts; each row is told its stage, weight and stored target; verl rolls out, the teacher scores, verl
-trains with :func:`paced_verl.loss.paced_loss`; the table learns from what came back. This module holds no maths.
+trains with :func:`paced_verl.loss.paced_loss`; the table learns from what came back.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from verl.utils.dataset.rl_dataset import collate_fn
 from verl.utils.debug import marked_timer
 
 from paced_verl import fields, resume
-from paced_verl.checks import check, check_length, teacher_paths
+from paced_verl.checks import check, check_length
 from paced_verl.config import ConfigError
 from paced_verl.estimate import correct_of_row, estimate_pass_rates
 from paced_verl.fingerprint import fingerprint_of, prompt_hash, tokenizer_hash
@@ -45,7 +45,7 @@ from paced_verl.schedule import Stage, refresh_due
 from paced_verl.sessions import sessions
 from paced_verl.state import PacedState
 from paced_verl.targets import Target, response_in
-from paced_verl.wiring import wire
+from paced_verl.wiring import teacher_paths, wire
 from paced_verl.worker import PACED_WORKERS
 
 POLL_SECONDS = 0.2  # verl looks for finished rollouts every 2 s, which is most of a short step

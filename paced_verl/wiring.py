@@ -51,9 +51,7 @@ def _replacements(config: DictConfig, paced: PacedConfig) -> Iterator[Replacemen
     if config.trainer.get("max_actor_ckpt_to_keep") == 1:
         why = "verl deletes the last checkpoint before the new one is whole; a kill in between would lose the run"
         yield "trainer.max_actor_ckpt_to_keep", 2, why
-    if config.data.get("seed") is None and _takes_a_subset(config):
-        why = "without a seed verl draws other prompts at every start, and no run could be resumed"
-        yield "data.seed", DATA_SEED, why
+    yield from seed_of_subset(config)
     if not config.distillation.distillation_loss.use_task_rewards:
         yield from _without_task_rewards(config)
     if (micro := _micro_batch(config, paced)) is not None:
@@ -61,8 +59,12 @@ def _replacements(config: DictConfig, paced: PacedConfig) -> Iterator[Replacemen
         yield key, micro, "it must divide the rows that each stage trains on a GPU"
 
 
-def _takes_a_subset(config: DictConfig) -> bool:
-    return any(config.data.get(key, -1) > 0 for key in ("train_max_samples", "val_max_samples"))
+def seed_of_subset(config: DictConfig) -> Iterator[Replacement]:
+    """A seed for the part of the data that a run takes, where it takes a part."""
+    if config.data.get("seed") is None and any(
+        config.data.get(key, -1) > 0 for key in ("train_max_samples", "val_max_samples")
+    ):
+        yield "data.seed", DATA_SEED, "without a seed verl draws other prompts at every start, and no run could resume"
 
 
 def _without_task_rewards(config: DictConfig) -> Iterator[Replacement]:
@@ -164,6 +166,15 @@ def named_teachers(config: DictConfig) -> dict[str, str]:
     """Models under ``distillation.teacher_models`` by their names there."""
     teachers = config.distillation.teacher_models.items()
     return {name: teacher.model_path for name, teacher in teachers if teacher.get("model_path")}
+
+
+def teacher_paths(config: DictConfig) -> dict[str, str]:
+    """The teachers' models by their name in ``distillation.teacher_models``; none for ``teacher.backend: student``."""
+    student, teacher = config.actor_rollout_ref.model.path, config.paced.teacher
+    if teacher.backend == "student":
+        return {}
+    paths = {} if teacher.get("model") == "student" else named_teachers(config)
+    return paths or ({"teacher_model": student} if teacher.backend == "reference" else {})
 
 
 def wire(config: DictConfig, paced: PacedConfig, base_mode: str) -> None:

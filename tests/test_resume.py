@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from paced_verl import resume
 from paced_verl.config import PacedConfig
 from paced_verl.launch import compose
+from paced_verl.wiring import wire
 
 FIXED = ["+paced=two_stage", "data.train_files=x.parquet", "trainer.total_training_steps=100"]
 OTHERS = {
@@ -112,6 +113,22 @@ def test_a_stage_that_ramps_ends_where_it_did() -> None:
     ramp = ("paced.schedule.1.coef={from: 1.0, to: 0.5}", "paced.schedule.0.until=50")
     (problem,) = changed(*ramp, "trainer.total_training_steps=200", before=ramp)
     assert "51–100, this one stages at steps 1–50, 51–200" in problem
+
+
+@pytest.mark.parametrize(
+    "teacher",
+    [
+        ("paced.teacher.backend=reference", "paced.teacher.context=answer", "paced.teacher.topk=full"),
+        ("paced.teacher.backend=student", "paced.teacher.context=answer"),
+        ("distillation.teacher_models.teacher_model.model_path=T",),
+    ],
+)
+def test_what_the_trainer_sets_besides_is_no_difference(teacher: tuple[str, ...]) -> None:
+    """The settings are written on the driver, where verl's configuration is wired, and compared in the launcher."""
+    config, paced = composed(*teacher)
+    before = resume.settings_of(config, paced)
+    wire(config, paced, "sync")
+    assert resume.settings_of(config, paced) == before
 
 
 def checkpoint(folder: Path, step: int, tracker: str | None = None) -> Path:

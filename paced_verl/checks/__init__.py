@@ -13,7 +13,7 @@ from paced_verl.checks.data import number_of_prompts
 from paced_verl.checks.environment import VERL_VERSION, plugin_problems, version_problems
 from paced_verl.checks.files import file_problems
 from paced_verl.checks.settings import conflicts
-from paced_verl.checks.teacher import teacher_paths, teacher_problems
+from paced_verl.checks.teacher import teacher_problems
 from paced_verl.config import ConfigError, PacedConfig
 from paced_verl.verdicts import Verdict
 from paced_verl.wiring import settle, wire
@@ -26,7 +26,6 @@ __all__ = [
     "plugin_problems",
     "refuse",
     "refuse_strictly",
-    "teacher_paths",
     "version_problems",
 ]
 

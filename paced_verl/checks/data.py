@@ -10,9 +10,9 @@ import pyarrow as pa
 from omegaconf import DictConfig, ListConfig
 
 from paced_verl.checks.rows import Need, blocks, count, is_list, is_text, kind_of, lacking, schema_of
-from paced_verl.checks.teacher import teacher_paths
 from paced_verl.config import PacedConfig
 from paced_verl.context import TeacherContext
+from paced_verl.wiring import teacher_paths
 
 SUFFIXES = (".parquet", ".json", ".jsonl")
 UNREADABLE = (ValueError, OSError, pa.ArrowException)

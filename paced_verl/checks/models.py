@@ -13,8 +13,8 @@ from verl.workers.rollout.utils import get_max_position_embeddings
 from paced_verl.checks.data import contexts, describe_error
 from paced_verl.checks.rows import Longest
 from paced_verl.checks.scan import Rows
-from paced_verl.checks.teacher import teacher_paths
 from paced_verl.config import PacedConfig
+from paced_verl.wiring import teacher_paths
 
 STUDENT = "actor_rollout_ref.model.path"
 

@@ -9,16 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from paced_verl.config import PacedConfig
-from paced_verl.wiring import named_teachers
-
-
-def teacher_paths(config: DictConfig) -> dict[str, str]:
-    """The teachers' models by their name in ``distillation.teacher_models``; none for ``teacher.backend: student``."""
-    student, teacher = config.actor_rollout_ref.model.path, config.paced.teacher
-    if teacher.backend == "student":
-        return {}
-    paths = {} if teacher.get("model") == "student" else named_teachers(config)
-    return paths or ({"teacher_model": student} if teacher.backend == "reference" else {})
+from paced_verl.wiring import teacher_paths
 
 
 def teacher_problems(config: DictConfig, paced: PacedConfig) -> Iterator[str]:
