@@ -7,6 +7,7 @@ import copy
 import io
 import math
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,15 @@ STRATEGIES = ("fsdp", "fsdp2")
 DEVICES = ("cuda", "npu", "cpu")
 AGENT_LOOPS = ("single_turn_agent", "tool_agent")
 """Those that verl 0.9.1 registers itself."""
+
+BLOCKS = (
+    "trainer", "trainer.v1", "algorithm", "data", "critic", "actor_rollout_ref", "actor_rollout_ref.model",
+    "actor_rollout_ref.actor", "actor_rollout_ref.actor.optim", "actor_rollout_ref.ref", "actor_rollout_ref.rollout",
+    "actor_rollout_ref.rollout.agent", "reward", "reward.reward_manager", "reward.reward_model",
+    "reward.custom_reward_function", "reward.sandbox_fusion", "distillation", "distillation.distillation_loss",
+    "distillation.teacher_models",
+)  # fmt: skip
+"""What every configuration of verl has, and everything here looks into."""
 
 COUNTS = {
     "data.train_batch_size": 1,
@@ -48,6 +58,21 @@ TEACHER_COUNTS_OR_NULL = {
 }
 
 
+def blocks(config: DictConfig) -> Iterator[str]:
+    """Blocks of verl's that hold something else, such as null; nothing can be looked at then."""
+    wrong: list[str] = []
+    teachers = OmegaConf.select(config, "distillation.teacher_models") or ()
+    for key in (*BLOCKS, *(f"distillation.teacher_models.{name}" for name in teachers)):
+        value = OmegaConf.select(config, key)
+        if not isinstance(value, DictConfig) and not key.startswith(tuple(f"{around}." for around in wrong)):
+            wrong.append(key)
+            yield f"{key}={_written(value)}: expected verl's block of settings. Change the settings in it one by one."
+
+
+def _written(value: Any) -> Any:
+    return "null" if value is None else value
+
+
 def engines(config: DictConfig) -> Iterator[str]:
     """Engines of training and generation; nothing else can be looked at under another one."""
     actor = config.actor_rollout_ref.actor
@@ -76,6 +101,9 @@ def numbers(config: DictConfig) -> Iterator[str]:
     for name in config.distillation.teacher_models:
         for key, least in TEACHER_COUNTS_OR_NULL.items():
             yield from _count(config, f"distillation.teacher_models.{name}.{key}", least, null=True)
+    for key in ("data.train_max_samples", "data.val_max_samples"):
+        if OmegaConf.select(config, key, default=-1) != -1:
+            yield from (f"{problem[:-1]}, or -1, which takes all rows." for problem in _count(config, key, 1))
     for key, expected in NUMBERS.items():
         value = OmegaConf.select(config, key)
         if not _is_number(value) or value < 0:
@@ -89,7 +117,7 @@ def _count(config: DictConfig, key: str, least: int, null: bool = False) -> Iter
     value = OmegaConf.select(config, key)
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not ((whole and value >= least) or (null and value is None)):
-        yield f"{key}={'null' if value is None else value}: expected a whole number from {least} on."
+        yield f"{key}={_written(value)}: expected a whole number from {least} on."
 
 
 def _is_number(value: Any) -> bool:
@@ -97,9 +125,16 @@ def _is_number(value: Any) -> bool:
 
 
 def names(config: DictConfig) -> Iterator[str]:
-    """Words that verl looks up once workers are running."""
+    """Words that verl looks up once workers are running, and paths."""
     from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
 
+    teachers = [f"distillation.teacher_models.{name}.model_path" for name in config.distillation.teacher_models]
+    for key, null in (("actor_rollout_ref.model.path", False), *((key, True) for key in teachers)):
+        path = OmegaConf.select(config, key)
+        if not (isinstance(path, str) and path) and not (null and path is None):
+            yield f"{key}={_written(path)}: expected a model's folder, or its name on the hub."
+    if not isinstance(config.data.prompt_key, str):
+        yield f"data.prompt_key={_written(config.data.prompt_key)}: expected the name of a column."
     estimator = config.algorithm.adv_estimator
     if estimator not in {"gae", *ADV_ESTIMATOR_REGISTRY}:
         known = ", ".join(sorted(map(str, ADV_ESTIMATOR_REGISTRY)))
@@ -200,4 +235,6 @@ def verls_own(wired: DictConfig) -> Iterator[str]:
             with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"):
                 ask()
         except Exception as error:  # whatever verl raises is its answer
-            yield f"verl would refuse this: {where}{' '.join(str(error).split()) or type(error).__name__}"
+            # Without what Hydra puts around it: which class it was building, and under which key.
+            said = re.sub(r"Error in call to target \S+:|full_key: \S+", "", str(error))
+            yield f"verl would refuse this: {where}{' '.join(said.split()) or type(error).__name__}"
