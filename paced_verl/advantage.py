@@ -24,20 +24,19 @@ response has a rate of 0 or 1.
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections.abc import Iterator, Sequence
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from omegaconf import DictConfig, OmegaConf
-from pydantic import StrictBool, ValidationError, model_validator
+from omegaconf import DictConfig
+from pydantic import StrictBool
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage, register_adv_est
 
-from paced_verl.config import ConfigError, Fraction, NonNegative, Positive, _Block, _explain
+from paced_verl.config import ConfigError, Factor, KernelConfig, Number, PositiveFactor
 from paced_verl.divergence.functions import LOG_ZERO
 from paced_verl.kernel import FloatArray, Kernel, weights_by_successes
 from paced_verl.names import TRAINER_MODES
@@ -47,36 +46,17 @@ from paced_verl.verdicts import Replacement, Verdict, replace
 NAME = "paced"
 
 
-class AdvantageConfig(_Block):
-    """The block ``algorithm.paced``."""
+class AdvantageConfig(KernelConfig):
+    """The block ``algorithm.paced``. No table of pass rates is there to fit to: ``prior: null`` is Beta(1, 1)."""
 
-    kernel: str = "beta"
-    """``beta``, ``hard_filter``, ``uniform``, or a registered name: see :class:`paced_verl.kernel.Kernel`."""
-    alpha: NonNegative = 1.0
-    beta: NonNegative = 1.0
-    low: Fraction = 0.2
-    high: Fraction = 0.8
-    estimate: Literal["empirical", "posterior"] = "empirical"
-    prior: tuple[Positive, Positive] = (1.0, 1.0)
-    """Beta(a, b) of the posterior estimate. There is no table of pass rates to fit it to."""
-    threshold: float = 0.5
+    threshold: Number = 0.5
     """A response is correct from this score on: the sum of its token rewards (verl hands an estimator no ``acc``)."""
-    mean_weight: Positive | None = None
+    mean_weight: PositiveFactor | None = None
     """What w is divided by; null: see :func:`paced_verl.kernel.weights_by_successes`."""
-    strict: StrictBool = False
-    """Refuse settings that would be replaced, instead of saying so."""
-    task_coef: NonNegative = 0.0
+    task_coef: Factor = 0.0
     """Factor of GRPO's advantage (verl's, under ``algorithm.norm_adv_by_std_in_grpo``). Not multiplied by w̃."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> AdvantageConfig:
-        if self.prior != (1.0, 1.0) and self.estimate == "empirical":
-            raise ValueError("prior is only read by estimate: posterior")
-        self.to_kernel()  # knows its names and ranges
-        return self
-
-    def to_kernel(self) -> Kernel:
-        return Kernel(self.kernel, self.alpha, self.beta, self.low, self.high, self.estimate, self.prior)
+    strict: StrictBool = False
+    """Whether a setting of verl's that would be replaced or ignored is an error."""
 
     @classmethod
     def of(cls, algorithm: DictConfig) -> AdvantageConfig:
@@ -85,23 +65,7 @@ class AdvantageConfig(_Block):
         Raises:
             ConfigError: With one line a problem.
         """
-        block = algorithm.get("paced", OmegaConf.create())
-        block = OmegaConf.to_container(block, resolve=True) if OmegaConf.is_config(block) else block
-        if not isinstance(block, dict):
-            raise ConfigError(f"algorithm.paced={block}: expected a block of settings, as +paced=advantage sets it.")
-        try:
-            return cls.model_validate(block)
-        except ValidationError as error:
-            raise ConfigError("\n".join(_line(problem) for problem in error.errors())) from None
-
-
-def _line(problem: Any) -> str:
-    if problem["type"] != "extra_forbidden":
-        return "algorithm." + _explain(problem)
-    known = list(AdvantageConfig.model_fields)
-    close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-    hint = f"Did you mean {close[0]!r}?" if close else f"Known keys here: {', '.join(known)}."
-    return f"algorithm.paced.{problem['loc'][-1]} is not a key that anything reads. {hint}"
+        return cls.read(algorithm.get("paced") if "paced" in algorithm else {}, "algorithm.paced")
 
 
 def group_weights(

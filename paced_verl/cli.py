@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 from rich.console import Console
 from rich.table import Column, Table
+
+from paced_verl.errors import PacedError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="PACED distillation for verl.")
 pass_rates = typer.Typer(no_args_is_help=True, help="Look at pass-rate tables.")
 app.add_typer(pass_rates, name="pass-rates")
 evaluation = typer.Typer(no_args_is_help=True, help="What a distilled model gained, and what it forgot.")
 app.add_typer(evaluation, name="eval")
-console = Console()
+_Result = TypeVar("_Result")
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="The overrides of the run, as given to python -m verl.trainer.main_ppo.")
@@ -30,7 +33,7 @@ def doctor() -> None:
 
     findings = examine()
     for finding in findings:
-        console.print(f"{'[green]ok[/]  ' if finding.ok else '[red]FAIL[/]'} {finding.what}", highlight=False)
+        _say(f"{'ok  ' if finding.ok else 'FAIL'} {finding.what}", style=None if finding.ok else "red")
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
 
@@ -52,7 +55,7 @@ def targets(
     from paced_verl.launch import compose
 
     counts = _or_exit(lambda: generate_targets(compose(overrides or [], config_name, config_path)))
-    console.print(", ".join(f"{name} {count}" for name, count in counts.items()))
+    _say(", ".join(f"{name} {count}" for name, count in counts.items()))
 
 
 @pass_rates.command("show")
@@ -65,16 +68,15 @@ def show(file: Annotated[Path, typer.Argument(help="A pass_rates.parquet, of a c
     summary = table.summary()
     weights = Kernel()(table.successes, table.samples)
     seen = table.samples > 0
-    console.print(
+    _say(
         f"{len(table)} prompts, {seen.mean():.0%} seen, {table.samples[seen].mean():.1f} samples each; "
-        f"pass rate {summary['mean']:.3f} on average; {(weights[seen] == 0).mean():.0%} weigh 0 under p(1−p)",
-        highlight=False,
+        f"pass rate {summary['mean']:.3f} on average; {(weights[seen] == 0).mean():.0%} weigh 0 under p(1−p)"
     )
     histogram = Table("pass rate", "prompts", "share", "")
     for i, count in enumerate(summary["histogram"]):
         share = count / max(1, seen.sum())
         histogram.add_row(f"{i / 10:.1f}–{(i + 1) / 10:.1f}", str(count), f"{share:.0%}", "█" * round(60 * share))
-    console.print(histogram)
+    _show(histogram)
 
 
 @evaluation.command()
@@ -111,13 +113,13 @@ def accuracy(
     for file, found in report["results"].items():
         values = _percent(found["accuracy"], found["standard_error"], found["interval"])
         table.add_row(file, str(found["problems"]), str(samples), *values)
-    console.print(table)
+    _show(table)
     for file, found in report["results"].items():
         if found["missing_samples"]:
-            console.print(f"{file}: verl got no answer for {found['missing_samples']} samples; they count as wrong.")
+            _say(f"{file}: verl got no answer for {found['missing_samples']} samples; they count as wrong.")
         if found["problems"] < found["rows"]:
             left = found["rows"] - found["problems"]
-            console.print(f"{file}: {left} of {found['rows']} rows are not in it: too long a prompt, or no answer.")
+            _say(f"{file}: {left} of {found['rows']} rows are not in it: too long a prompt, or no answer.")
 
 
 @evaluation.command()
@@ -155,10 +157,10 @@ def retention(
         accuracies = (f"{100 * found[when]:.1f}" for when in ("before", "after"))
         forgetting = _percent(found["forgetting"], found["standard_error"], found["interval"])
         table.add_row(task, str(found["questions"]), *accuracies, *forgetting)
-    console.print(table)
+    _show(table)
     dtypes = report["dtypes"]
     if dtypes["before"] != dtypes["after"]:
-        console.print(
+        _say(
             f"The models ran in different precision: {dtypes['before']} and {dtypes['after']}. "
             "--model-args dtype=bfloat16 makes them equal.",
             style="yellow",
@@ -171,14 +173,25 @@ def _percent(mean: float, error: float, interval: tuple[float, float]) -> tuple[
     return f"{100 * mean:.1f}", f"{100 * error:.1f}", f"{100 * low:.1f} to {100 * high:.1f}"
 
 
-def _or_exit(run):
-    """Run, and turn what a person did wrong into a message and exit code 1."""
+def _say(text: str, style: str | None = None, stderr: bool = False) -> None:
+    """Print text as it is; a terminal breaks its lines, a pipe gets them whole."""
+    Console(stderr=stderr).print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+def _show(table: Table) -> None:
+    """Print a table, fitted to the terminal; a pipe gets it as wide as it is."""
+    console = Console()
+    console.print(table) if console.is_terminal else Console(width=1000).print(table)
+
+
+def _or_exit(run: Callable[[], _Result]) -> _Result:
+    """Run, and turn what a person did wrong into a message and exit code 1; a fault of the program's stays one."""
     from hydra.errors import HydraException
 
     try:
         return run()
-    except (ValueError, FileNotFoundError, ConnectionError, HydraException) as error:
-        Console(stderr=True).print(str(error), style="red", highlight=False, markup=False)
+    except (PacedError, FileNotFoundError, ConnectionError, HydraException) as error:
+        _say(str(error), style="red", stderr=True)
         raise typer.Exit(1) from None
 
 

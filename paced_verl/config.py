@@ -1,82 +1,111 @@
 """The ``paced:`` block a person writes, checked.
 
-Every key has a type, a range and a default here and nowhere else; an unknown key or a value out of range raises
-:class:`ConfigError` with the key, the value, what was expected and what to do.
+Every key has a type and a range here, and here alone. Its default is here for the library and in ``configs/paced`` for
+a run, where a person reads it; a test holds the two together. Anything else raises :class:`ConfigError`, one line a
+problem: the key as a person writes it, the value, what was expected and what to do.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import (
+    AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
     StrictBool,
-    StrictFloat,
-    StrictInt,
+    StringConstraints,
     Tag,
     ValidationError,
-    field_validator,
     model_validator,
 )
+from typing_extensions import Self
 
+from paced_verl.context import TeacherContext
+from paced_verl.errors import PacedError, nearest
 from paced_verl.kernel import Kernel
 from paced_verl.schedule import Schedule
 
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
+# A number is no text and no boolean, and finite; an integer is a number. Bounds only keep out what cannot be meant.
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Whole = Annotated[int, Field(strict=True)]
+Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
+
+Fraction = Annotated[Number, Field(ge=0, le=1)]
+Share = Annotated[Number, Field(gt=0, le=1)]
+Exponent = Annotated[Number, Field(ge=0, le=30)]
+Factor = Annotated[Number, Field(ge=0, le=1e6)]
+PositiveFactor = Annotated[Number, Field(ge=1e-6, le=1e6)]
+PriorCount = Annotated[Number, Field(ge=1e-3, le=1e4)]
+"""As far as `fit_prior` goes and more; with these exponents every posterior weight is above 0 in float64."""
+Temperature = Annotated[Number, Field(ge=0, le=10)]
+Steps = Annotated[Whole, Field(ge=1, le=10**9)]
+Price = Annotated[Number, Field(ge=0, le=1e9)]
+
+MOST_TOKENS = 2**20
+"""More than any vocabulary has."""
 
 
-class ConfigError(ValueError):
+class ConfigError(PacedError):
     """A configuration that cannot run as written. The message is for the person who wrote it."""
 
 
-class _Block(BaseModel):
+class Block(BaseModel):
+    """Keys with values, in a configuration; an unknown key is an error."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @classmethod
+    def read(cls, block: Any, root: str) -> Self:
+        """Check a block.
 
-class WeightConfig(_Block):
-    """How a prompt's pass rate becomes its weight in the loss."""
+        Args:
+            block: A mapping, of OmegaConf or plain.
+            root: The key it stands under.
 
-    kernel: str = "beta"
+        Raises:
+            ConfigError: With one line a problem.
+        """
+        try:
+            if OmegaConf.is_config(block):
+                block = OmegaConf.to_container(block, resolve=True, throw_on_missing=True)
+            return cls.model_validate(block)
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{error.full_key or root}: {str(error).splitlines()[0].rstrip('.')}.") from None
+        except ValidationError as error:
+            lines = [explain(problem, cls, root) for problem in _own_problems(error)]
+            raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+
+
+class KernelConfig(Block):
+    """The weight w(p) of a pass rate, as a table's rates and a group's both have it."""
+
+    kernel: Text = "beta"
     """``beta`` (p^α (1−p)^β, the paper), ``hard_filter`` (1 for low ≤ p ≤ high), ``uniform``, or a registered name."""
-    alpha: NonNegative = 1.0
-    beta: NonNegative = 1.0
-    estimate: Literal["empirical", "posterior"] = "empirical"
-    """``empirical``: w(k/n), the paper. ``posterior``: E[w | k of n], keeps hopeless and mastered prompts alive."""
-    prior: tuple[Positive, Positive] | None = None
-    """Beta(a, b) prior of the posterior estimate; null fits it to every estimate or file (empirical Bayes)."""
-    fit: Literal["moments"] | None = None
-    """``moments`` takes α and β from the table's mean and variance instead of from the keys above."""
-    source: Literal["table", "group"] = "table"
-    """``table``: the pass rate known when the prompt is drawn. ``group``: that of the step's own rollouts of it."""
+    alpha: Exponent = 1.0
+    beta: Exponent = 1.0
     low: Fraction = 0.2
     high: Fraction = 0.8
+    estimate: Literal["empirical", "posterior"] = "empirical"
+    """``empirical``: w(k/n), the paper. ``posterior``: E[w | k of n], keeps hopeless and mastered prompts alive."""
+    prior: tuple[PriorCount, PriorCount] | None = None
+    """Beta(a, b) prior of the posterior estimate. null: Beta(1, 1), or what is fitted where there is a table."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> WeightConfig:
+    def _is_a_kernel(self) -> Self:
         if self.low > self.high:
             raise ValueError(f"low={self.low} must not exceed high={self.high}")
-        if self.fit and self.kernel != "beta":
-            raise ValueError(f"fit: {self.fit} sets the exponents of kernel: beta, not of kernel: {self.kernel}")
         if self.prior and self.estimate == "empirical":
             raise ValueError("prior is only read by estimate: posterior")
-        if self.source == "group" and (self.fit or (self.estimate == "posterior" and self.prior is None)):
-            raise ValueError("source: group fits nothing to a table: set alpha and beta, and prior for a posterior")
-        self.to_kernel()  # knows its names and ranges
+        self.to_kernel()  # knows its names
         return self
-
-    @property
-    def can_be_zero(self) -> bool:
-        """Whether there are pass rates that weigh 0."""
-        return self.estimate == "empirical" and not self.to_kernel().of_rate(np.linspace(0, 1, 101)).all()
 
     def to_kernel(self) -> Kernel:
         """The kernel before anything is fitted to a table."""
@@ -91,22 +120,45 @@ class WeightConfig(_Block):
         )
 
 
-class PassRateConfig(_Block):
+class WeightConfig(KernelConfig):
+    """How a prompt's pass rate becomes its weight in the loss. ``prior: null`` is fitted (empirical Bayes)."""
+
+    fit: Literal["moments"] | None = None
+    """``moments`` takes α and β from the table's mean and variance instead of from the keys above."""
+    source: Literal["table", "group"] = "table"
+    """``table``: the pass rate known when the prompt is drawn. ``group``: that of the step's own rollouts of it."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> WeightConfig:
+        if self.fit and self.kernel != "beta":
+            raise ValueError(f"fit: {self.fit} sets the exponents of kernel: beta, not of kernel: {self.kernel}")
+        if self.source == "group" and (self.fit or (self.estimate == "posterior" and self.prior is None)):
+            raise ValueError("source: group fits nothing to a table: set alpha and beta, and prior for a posterior")
+        return self
+
+    @property
+    def can_be_zero(self) -> bool:
+        """Whether there are pass rates that weigh 0."""
+        return self.estimate == "empirical" and not self.to_kernel().of_rate(np.linspace(0, 1, 101)).all()
+
+
+class PassRateConfig(Block):
     """How and when pass rates are estimated."""
 
-    samples: Annotated[int, Field(ge=1)] = 8
-    temperature: NonNegative = 1.0
+    samples: Annotated[Whole, Field(ge=1, le=1024)] = 8
+    """Responses K a prompt."""
+    temperature: Temperature = 1.0
     refresh: Literal["start", "stage", "every", "never"] = "stage"
-    every_steps: Annotated[int, Field(ge=1)] | None = None
-    at_end: bool = False
+    every_steps: Steps | None = None
+    at_end: StrictBool = False
     """Estimate once more after the last step, for the record."""
-    from_training: bool = True
+    from_training: StrictBool = True
     """Also learn, for free, from the scored rollouts that train."""
-    decay: Annotated[float, Field(gt=0, le=1)] = 0.8
+    decay: Share = 0.8
     """What an observation keeps of a prompt's older counts; 1 keeps them all, and lags behind a student that learns."""
-    threshold: float = 0.5
+    threshold: Number = 0.5
     """A response is correct from this score on (verl's ``acc`` where the reward function gives it, else the reward)."""
-    file: str | None = None
+    file: Text | None = None
     """Start from this table instead of estimating at the start."""
 
     @model_validator(mode="after")
@@ -116,13 +168,13 @@ class PassRateConfig(_Block):
         return self
 
 
-class SamplerConfig(_Block):
+class SamplerConfig(Block):
     """Which prompts come next. ``power`` γ draws q ∝ w^γ and leaves w^(1−γ) to the loss: same expected gradient."""
 
-    power: NonNegative = 0.0
+    power: Annotated[Number, Field(ge=0, le=10)] = 0.0
     explore: Fraction = 0.0
-    skip_zero_weight: bool = True
-    seed: int = 0
+    skip_zero_weight: StrictBool = True
+    seed: Annotated[Whole, Field(ge=0, lt=2**63)] = 0
 
 
 def _tag(value: Any) -> str:
@@ -130,14 +182,12 @@ def _tag(value: Any) -> str:
     return ":two" if isinstance(value, Mapping | BaseModel) else ":one"
 
 
-class InterpolationConfig(_Block):
+class InterpolationConfig(Block):
     """A divergence that turns linearly into another one: (1−λ) from + λ to, λ from 0 to 1."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-    start: str = Field(alias="from")
-    end: str = Field(alias="to")
-    over: Annotated[float, Field(gt=0, le=1)] = 1.0
+    start: Text = Field(alias="from")
+    end: Text = Field(alias="to")
+    over: Share = 1.0
     """Share of the stage after which only ``to`` is left."""
 
     @model_validator(mode="after")
@@ -149,39 +199,46 @@ class InterpolationConfig(_Block):
         return self
 
 
-class RampConfig(_Block):
+class RampConfig(Block):
     """A number that moves linearly over a stage."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-    start: NonNegative = Field(alias="from")
-    end: NonNegative = Field(alias="to")
+    start: Factor = Field(alias="from")
+    end: Factor = Field(alias="to")
 
 
-class StageConfig(_Block):
+def _end_of_stage(until: Any) -> int | float:
+    if isinstance(until, bool) or not isinstance(until, int | float):
+        raise ValueError("expected a share of the run such as 0.5 (1.0: its end), or a number of steps such as 100")
+    if isinstance(until, float) and not 0 < until <= 1:
+        raise ValueError("a fraction of the run lies in (0, 1]; a number of steps is written without a decimal point")
+    if isinstance(until, int) and until < 1:
+        raise ValueError("a stage ends at step 1 or later")
+    return until
+
+
+class StageConfig(Block):
     """One stage of the schedule."""
 
-    until: StrictInt | StrictFloat
+    until: Annotated[int | float, BeforeValidator(_end_of_stage)]
     """End of the stage: a float is a fraction of the run (1.0 = the end), an integer a training step."""
     divergence: Annotated[
-        Annotated[str, Tag(":one")] | Annotated[InterpolationConfig, Tag(":two")], Discriminator(_tag)
+        Annotated[Text, Tag(":one")] | Annotated[InterpolationConfig, Tag(":two")], Discriminator(_tag)
     ]
     responses: Literal["teacher", "student"]
-    parameters: dict[str, float] = Field(default_factory=dict)
-    lr_factor: Positive = 1.0
-    coef: Annotated[Annotated[NonNegative, Tag(":one")] | Annotated[RampConfig, Tag(":two")], Discriminator(_tag)] = 1.0
+    parameters: dict[str, Number] = Field(default_factory=dict)
+    lr_factor: PositiveFactor = 1.0
+    coef: Annotated[Annotated[Factor, Tag(":one")] | Annotated[RampConfig, Tag(":two")], Discriminator(_tag)] = 1.0
     """Factor of the divergence beside verl's task loss; ``{from, to}`` moves linearly over the stage."""
 
-    @field_validator("until")
-    @classmethod
-    def _in_range(cls, until: int | float) -> int | float:
-        if isinstance(until, float) and not 0 < until <= 1:
+    @model_validator(mode="after")
+    def _trains(self) -> StageConfig:
+        coef = self.coef
+        if not (coef.start or coef.end if isinstance(coef, RampConfig) else coef):
             raise ValueError(
-                "a fraction of the run lies in (0, 1]; a number of steps is written without a decimal point"
+                "coef: 0 throughout trains nothing of the divergence; beside a task reward that is plain RL, which "
+                "needs no teacher. Leave the stage out, or run verl without +paced"
             )
-        if isinstance(until, int) and until < 1:
-            raise ValueError("a stage ends at step 1 or later")
-        return until
+        return self
 
     @model_validator(mode="after")
     def _runs(self) -> StageConfig:
@@ -214,7 +271,24 @@ class StageConfig(_Block):
         return stage
 
 
-class TeacherConfig(_Block):
+def _number_or_full(topk: Any) -> Any:
+    whole = isinstance(topk, int) and not isinstance(topk, bool)
+    if topk != "full" and not (whole and 1 <= topk <= MOST_TOKENS):
+        raise ValueError(f"expected a number of tokens from 1 to {MOST_TOKENS}, or full")
+    return topk
+
+
+def _names_contexts(context: Any) -> Any:
+    names = list(context.values()) if isinstance(context, Mapping) else [context]
+    keys = list(context) if isinstance(context, Mapping) else []
+    if not names or not all(isinstance(part, str) and part.strip() for part in (*keys, *names)):
+        raise ValueError("expected the name of a context, the path of a template, or {teacher key: context}")
+    for name in names:
+        TeacherContext(name)
+    return context
+
+
+class TeacherConfig(Block):
     """Who the teacher is, what it sees and how much of its distribution is used."""
 
     backend: Literal["server", "reference", "student"] = "server"
@@ -224,33 +298,19 @@ class TeacherConfig(_Block):
     model: Literal["student"] | None = None
     """Which model: null for ``distillation.teacher_models`` (with backend: reference and none named there, the
     student's initial weights); ``student`` for these, whatever a command line names there."""
-    context: str | dict[str, str] = "none"
+    context: Annotated[str | dict[str, str], BeforeValidator(_names_contexts)] = "none"
     """``none``, ``solution``, ``answer``, ``rollout``, or the path of a Jinja template (see paced_verl/contexts). With
     several teachers, one for each: ``{teacher key: context}``."""
-    solution_key: str = "solution"
+    solution_key: Text = "solution"
     """The field of ``extra_info`` that holds a problem's expert solution."""
-    topk: int | Literal["full"] = 64
+    topk: Annotated[int | Literal["full"], BeforeValidator(_number_or_full)] = 64
     """``full``: the exact divergence over the whole vocabulary, with backend: reference."""
     update: Literal["frozen", "ema", "every"] = "frozen"
     """Of backend: reference that starts as the student: ``ema`` follows the student's weights after every step,
     ``every`` copies them every ``every_steps`` steps."""
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] | None = None
+    ema_decay: Annotated[Number, Field(ge=0, lt=1)] | None = None
     """What the teacher keeps of its own weights a step: teacher ← decay · teacher + (1 − decay) · student."""
-    every_steps: Annotated[int, Field(ge=1)] | None = None
-
-    @field_validator("topk", mode="before")
-    @classmethod
-    def _number_or_full(cls, topk: Any) -> Any:
-        if topk != "full" and not (isinstance(topk, int) and topk >= 1):
-            raise ValueError("expected a number of tokens from 1 on, or full")
-        return topk
-
-    @field_validator("context")
-    @classmethod
-    def _exists(cls, context: str | dict[str, str]) -> str | dict[str, str]:
-        for name in context.values() if isinstance(context, dict) else [context]:
-            _check_context(name)
-        return context
+    every_steps: Steps | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> TeacherConfig:
@@ -267,54 +327,44 @@ class TeacherConfig(_Block):
             raise ValueError(f"topk: full is for backend: reference; backend: {self.backend} would send whole rows")
         return self
 
-    def context_of(self, teacher: str) -> str:
-        """The context of a teacher, by its key in ``distillation.teacher_models``."""
-        return self.context if isinstance(self.context, str) else self.context[teacher]
-
     @property
     def contexts(self) -> tuple[str, ...]:
         """All contexts there are."""
         return (self.context,) if isinstance(self.context, str) else tuple(self.context.values())
 
 
-def _check_context(context: str) -> None:
-    from paced_verl.context import BUILTIN
-
-    if context not in BUILTIN and not Path(context).is_file():
-        raise ValueError(
-            f"{context!r}: expected one of {', '.join(BUILTIN)}, or the path of a Jinja template; there is no such file"
-        )
-
-
-class TokensConfig(_Block):
+class TokensConfig(Block):
     """Which tokens of a response train."""
 
     select: Literal["tip"] | None = None
     """``tip``: those where the student is uncertain or disagrees with the teacher (arXiv 2604.14084)."""
-    keep: Annotated[float, Field(gt=0, le=1)] = 0.5
+    keep: Share = 0.5
     """Share of a response's tokens that is kept."""
 
 
-class RouteConfig(_Block):
+def _shows_more(context: str) -> str:
+    if not TeacherContext(context).privileged:
+        raise ValueError("none shows the teacher what the student sees; hopeless prompts need more")
+    return context
+
+
+class RouteConfig(Block):
     """Which losses a prompt gets, by its pass rate, beside a task reward."""
 
     mastered: Fraction = 1.0
     """From this pass rate on: neither distillation nor task reward."""
     hopeless: Fraction = 0.0
     """Up to this pass rate: the student's own weights under ``context`` are the teacher; no task reward."""
-    context: str = "solution"
+    context: Annotated[Text, AfterValidator(_shows_more)] = "solution"
 
     @model_validator(mode="after")
     def _consistent(self) -> RouteConfig:
         if self.hopeless >= self.mastered:
             raise ValueError(f"hopeless={self.hopeless} must be below mastered={self.mastered}")
-        _check_context(self.context)
-        if self.context == "none":
-            raise ValueError("context: none shows the teacher what the student sees; hopeless prompts need more")
         return self
 
 
-class EndpointConfig(_Block):
+class EndpointConfig(Block):
     """An OpenAI-compatible endpoint that writes teacher responses for ``paced-verl targets``. Runs do not read it."""
 
     url: Annotated[str, Field(pattern=r"^https?://[^\s/?#:]+\S*$")]
@@ -322,20 +372,20 @@ class EndpointConfig(_Block):
     model: Annotated[str, Field(min_length=1)]
     api_key_env: Annotated[str, Field(min_length=1)] = "OPENAI_API_KEY"
     """Name of the environment variable whose value is sent as the key; it may be unset for a server without keys."""
-    concurrency: Annotated[int, Field(ge=1)] = 32
+    concurrency: Annotated[Whole, Field(ge=1, le=10_000)] = 32
     """Requests in flight."""
-    retries: Annotated[int, Field(ge=0)] = 5
+    retries: Annotated[Whole, Field(ge=0, le=100)] = 5
     """How often a request is sent again after 408, 409, 429, 5xx, a timeout or a lost connection."""
-    timeout: Positive = 600.0
+    timeout: Annotated[Number, Field(gt=0, le=86_400)] = 600.0
     """Seconds to wait for an answer."""
     parameters: dict[str, Any] = Field(default_factory=dict)
     """More fields of the request, as the server names them; null leaves one of ours out (``max_tokens``)."""
-    input_price: NonNegative = 0.0
+    input_price: Price = 0.0
     """Per million tokens, in any currency."""
-    output_price: NonNegative = 0.0
+    output_price: Price = 0.0
 
 
-class TargetsConfig(_Block):
+class TargetsConfig(Block):
     """Where teacher responses y_T come from."""
 
     column: Annotated[str, Field(min_length=1)] | None = None
@@ -344,19 +394,17 @@ class TargetsConfig(_Block):
     """Take them from, and add generated ones to, this parquet file (made by ``paced-verl targets``, or by a run)."""
     keep: Literal["all", "correct"] = "all"
     """``correct`` keeps a generated response only if the reward says so."""
-    attempts: Annotated[int, Field(ge=1)] = 1
+    attempts: Annotated[Whole, Field(ge=1, le=1000)] = 1
     """How often to ask for a response that is kept; then the prompt is skipped and counted."""
-    temperature: NonNegative = 1.0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    temperature: Temperature = 1.0
+    top_p: Share = 1.0
     endpoint: EndpointConfig | None = None
     """Have ``paced-verl targets`` ask this server instead of loading the teacher."""
 
 
-class PacedConfig(_Block):
+class PacedConfig(Block):
     """The whole ``paced:`` block."""
 
-    strict: StrictBool = False
-    """Refuse settings that would be replaced or ignored."""
     weight: WeightConfig = WeightConfig()
     pass_rate: PassRateConfig = PassRateConfig()
     sampler: SamplerConfig = SamplerConfig()
@@ -365,6 +413,8 @@ class PacedConfig(_Block):
     targets: TargetsConfig = TargetsConfig()
     tokens: TokensConfig = TokensConfig()
     route: RouteConfig | None = None
+    strict: StrictBool = False
+    """Whether a setting of verl's that would be replaced or ignored is an error."""
 
     @model_validator(mode="after")
     def _knows_pass_rates(self) -> PacedConfig:
@@ -388,18 +438,9 @@ class PacedConfig(_Block):
         return self
 
     @classmethod
-    def parse(cls, block: Mapping[str, Any]) -> PacedConfig:
-        """Check the block.
-
-        Raises:
-            ConfigError: With one line a problem.
-        """
-        try:
-            return cls.model_validate(dict(block))
-        except ValidationError as error:
-            # A stage that is wrong is left out of the schedule, which pydantic then also finds too short.
-            problems = [problem for problem in error.errors() if problem["type"] != "too_short"] or error.errors()
-            raise ConfigError("\n".join(map(_explain, problems))) from None
+    def parse(cls, block: Any) -> PacedConfig:
+        """Check the block; see :meth:`Block.read`."""
+        return cls.read(block, "paced")
 
     def build_schedule(self, total_steps: int) -> Schedule:
         """The stages in steps.
@@ -410,34 +451,88 @@ class PacedConfig(_Block):
         stages = [stage.to_stage() for stage in self.schedule]
         try:
             return Schedule.from_ends([stage.until for stage in self.schedule], stages, total_steps)
-        except ValueError as error:
+        except PacedError as error:
             raise ConfigError(str(error)) from None
 
 
-def _explain(problem: Any) -> str:
-    """One pydantic problem as one line: key, value, what is wrong, what to do."""
-    location = [part for part in problem["loc"] if not str(part).startswith(":")]  # tags of a union
-    path = ".".join(["paced", *map(str, location)])
-    if problem["type"] == "extra_forbidden":
-        known = _keys_at(location[:-1])
-        close = difflib.get_close_matches(str(location[-1]), known, n=1)
-        hint = f"Did you mean {close[0]!r}?" if close else f"Known keys here: {', '.join(known)}."
-        return f"{path} is not a key that anything reads. {hint}"
+def _own_problems(error: ValidationError) -> list[Any]:
+    """All problems but pydantic's echoes: a wrong stage is left out of the schedule, which is then too short."""
+    problems = error.errors()
+    places = [problem["loc"] for problem in problems]
+
+    def is_echo(problem: Any) -> bool:
+        place = problem["loc"]
+        return problem["type"] == "too_short" and any(p != place and p[: len(place)] == place for p in places)
+
+    return [problem for problem in problems if not is_echo(problem)]
+
+
+def explain(problem: Any, model: type[BaseModel], root: str) -> str:
+    """One problem of pydantic's as one line: key, value, what is wrong, what to do.
+
+    Args:
+        problem: One of ``ValidationError.errors()``.
+        model: The block that was checked.
+        root: The key it stands under.
+    """
+    location = [part for part in problem["loc"] if not str(part).startswith((":", "["))]  # tags of a union, "[key]"
+    path = ".".join([root, *map(str, location)])
+    if problem["type"] in ("extra_forbidden", "invalid_key"):
+        known = _keys(_model_at(model, location[:-1]))
+        return f"{path} is not a key that anything reads. {nearest(str(location[-1]), known)}"
     if problem["type"] == "missing":
         return f"{path} is missing."
-    message = problem["msg"].removeprefix("Value error, ")
     value = problem["input"]
-    shown = "" if isinstance(value, Mapping | BaseModel) else f"={value!r}"
-    return f"{path}{shown}: {message}."
+    shown = "" if isinstance(value, Mapping | BaseModel) else f"={_written(value)}"
+    expected = _expected(problem, _model_at(model, location))
+    return f"{path}{shown}: {expected}" + ("" if expected.endswith((".", "?")) else ".")
 
 
-def _keys_at(location: Sequence[Any]) -> list[str]:
-    """The keys known at a place of the block."""
-    model: type[BaseModel] = PacedConfig
-    for part in location:
-        if not isinstance(part, int):
-            model = _model_in(model.model_fields[part].annotation) or model
+_EXPECTED = {
+    "int_type": "expected a whole number",
+    "float_type": "expected a number",
+    "finite_number": "expected a finite number",
+    "bool_type": "expected true or false",
+    "string_type": "expected text",
+    "string_too_short": "expected text, not nothing",
+    "string_pattern_mismatch": "expected an address such as https://host/v1",
+    "tuple_type": "expected a list",
+    "dict_type": "expected keys with values: {{key: value}}",
+    "too_short": "expected a list of {min_length} or more",
+    "too_long": "expected a list of {max_length}",
+}
+
+
+def _expected(problem: Any, model: type[BaseModel]) -> str:
+    """What a problem's key should have held, in this file's words."""
+    if problem["type"] == "model_type":
+        return f"expected a block with the keys {', '.join(_keys(model))}"
+    if problem["type"] in _EXPECTED:
+        return _EXPECTED[problem["type"]].format(**problem.get("ctx", {}))
+    words: str = problem["msg"].removeprefix("Value error, ")
+    for bound in ("greater", "less"):
+        words = words.replace(f"Input should be {bound}", f"expected a number {bound}")
+    return words.replace("Input should be", "expected")
+
+
+def _written(value: Any, most: int = 200) -> str:
+    """A value as YAML would have it, on one line."""
+    words = [word for plain, word in ((None, "null"), (True, "true"), (False, "false")) if value is plain]
+    text = words[0] if words else repr(value)
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def _keys(model: type[BaseModel]) -> list[str]:
+    """The keys of a block, as they are written."""
     return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _model_at(model: type[BaseModel], location: Sequence[Any]) -> type[BaseModel]:
+    """The block at a place within a block, or the nearest around it."""
+    for part in location:
+        field = next((field for name, field in model.model_fields.items() if part in (name, field.alias)), None)
+        model = (field and _model_in(field.annotation)) or model
+    return model
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

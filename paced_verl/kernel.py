@@ -6,13 +6,14 @@ may be fractions once old counts have decayed. Weights are raw: dividing by thei
 the sampler's job.
 """
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy import optimize, special
+
+from paced_verl.errors import PacedError, nearest
 
 FloatArray = npt.NDArray[np.float64]
 RateFunction = Callable[[FloatArray], npt.ArrayLike]
@@ -60,22 +61,20 @@ class Kernel:
     def __post_init__(self) -> None:
         known = [*_BUILT_IN, *_CUSTOM]
         if self.name not in known:
-            close = difflib.get_close_matches(str(self.name), known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(known)}"
-            raise ValueError(f"kernel: unknown name {self.name!r}; {hint}")
+            raise PacedError(f"kernel: unknown name {self.name!r}. {nearest(str(self.name), known)}")
         if self.estimate not in ("empirical", "posterior"):
-            raise ValueError(f"kernel: estimate must be 'empirical' or 'posterior', got {self.estimate!r}")
+            raise PacedError(f"kernel: estimate must be 'empirical' or 'posterior', got {self.estimate!r}")
         if not 0 <= self.low <= self.high <= 1:
-            raise ValueError(f"kernel: need 0 <= low <= high <= 1, got low={self.low}, high={self.high}")
+            raise PacedError(f"kernel: need 0 <= low <= high <= 1, got low={self.low}, high={self.high}")
         if not all(np.isfinite(value) and value > 0 for value in self.prior):
-            raise ValueError(f"kernel: both numbers of the prior must be positive, got {self.prior}")
+            raise PacedError(f"kernel: both numbers of the prior must be positive, got {self.prior}")
         # Under the posterior an exponent may be negative as long as the integral converges for k = 0 (k = n).
         floor_alpha, floor_beta = self.prior if self.estimate == "posterior" else (0.0, 0.0)
         for label, exponent, floor in (("alpha", self.alpha, floor_alpha), ("beta", self.beta, floor_beta)):
             defined = exponent + floor > 0 if self.estimate == "posterior" else exponent >= 0
             if self.name == "beta" and not (defined and np.isfinite(exponent)):
                 bound = f"> {-floor} (minus the prior's count)" if self.estimate == "posterior" else ">= 0"
-                raise ValueError(f"kernel: {label} must be {bound} with estimate={self.estimate}, got {exponent}")
+                raise PacedError(f"kernel: {label} must be {bound} with estimate={self.estimate}, got {exponent}")
 
     def __call__(self, successes: npt.ArrayLike, samples: npt.ArrayLike) -> FloatArray:
         """Raw weights, float64, of the shape of the counts.

@@ -10,6 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from paced_verl.errors import PacedError
+
 _FORMAT = b"1"
 LOW, HIGH = 0.2, 0.8
 """The frontier of competence is LOW <= p <= HIGH, as in the paper's figures and its hard-filter baseline."""
@@ -145,7 +147,7 @@ class PassRateTable:
         A file holds counts; how the table forgets them from here on is its reader's ``decay``.
 
         A file made by hand may hold its rows in any order and, if ``expected_size`` says how many prompts there are,
-        some of the prompts only; the others are unseen. Raises FileNotFoundError, or ValueError if the file is damaged,
+        some of the prompts only; the others are unseen. Raises FileNotFoundError, or PacedError if the file is damaged,
         is not such a table, or belongs to a data set of another size or fingerprint.
         """
         path = Path(path)
@@ -154,32 +156,32 @@ class PassRateTable:
         except FileNotFoundError:
             raise
         except (pa.ArrowException, OSError) as error:
-            raise ValueError(
+            raise PacedError(
                 f"{path}: expected a parquet table of pass rates, but it cannot be read ({error}); "
                 "the file is damaged or of another kind: restore it, or estimate the pass rates again"
             ) from error
         missing = {"prompt", "successes", "samples"} - set(columns.column_names)
         if missing:
-            raise ValueError(
+            raise PacedError(
                 f"{path}: expected columns prompt, successes, samples, but {', '.join(sorted(missing))} is missing "
                 f"(found {', '.join(columns.column_names)}); rename the columns or estimate the pass rates again"
             )
         metadata = columns.schema.metadata or {}
         complete = b"paced_verl.format" in metadata
         if complete and metadata[b"paced_verl.format"] != _FORMAT:
-            raise ValueError(
+            raise PacedError(
                 f"{path}: expected format {_FORMAT.decode()}, found {metadata[b'paced_verl.format'].decode()}; "
                 "it was written by another version of paced-verl: use that version or estimate the pass rates again"
             )
         stored = metadata.get(b"paced_verl.fingerprint", b"").decode()
         if fingerprint and stored and stored != fingerprint:
-            raise ValueError(
+            raise PacedError(
                 f"{path}: expected pass rates of data set {fingerprint}, found those of {stored}: the prompts are "
                 "others, or in another order; point to the table of this data set or estimate the pass rates again"
             )
         size = columns.num_rows if expected_size is None else expected_size
         if complete and size != columns.num_rows:
-            raise ValueError(
+            raise PacedError(
                 f"{path}: expected {size} prompts, found {columns.num_rows}; "
                 "point to the table of this data set or estimate the pass rates again"
             )
@@ -189,7 +191,7 @@ class PassRateTable:
             if len(prompts) and np.bincount(prompts).max() > 1:
                 raise ValueError("a prompt occurs in more than one row")
         except (ValueError, TypeError) as error:
-            raise ValueError(
+            raise PacedError(
                 f"{path}: expected each prompt once, within 0..{size - 1}, and 0 <= successes <= samples, but {error}; "
                 "correct the file or estimate the pass rates again"
             ) from error

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from paced_verl.errors import PacedError
+
 Responses = Literal["teacher", "student"]
 
 
@@ -81,7 +83,7 @@ class Schedule:
             total_steps: Length of the run.
 
         Raises:
-            ValueError: Stages overlap, are empty, or leave steps without a stage.
+            PacedError: Stages overlap, are empty, or leave steps without a stage.
         """
         built: list[Stage] = []
         previous = 0
@@ -89,16 +91,16 @@ class Schedule:
             last = end if isinstance(end, int) else math.floor(end * total_steps + 0.5)
             key = f"paced.schedule[{index}].until={end}"
             if last > total_steps:
-                raise ValueError(f"{key} lies after the end of the run, which has {total_steps} steps.")
+                raise PacedError(f"{key} lies after the end of the run, which has {total_steps} steps.")
             if last <= previous:
-                raise ValueError(
+                raise PacedError(
                     f"{key} is step {last}, but the stage before it ends at step {previous} of {total_steps}: stages "
                     "may not overlap or be empty. Give increasing ends, or more steps to the run."
                 )
             built.append(Stage(index=index, first=previous + 1, last=last, **stage))
             previous = last
         if previous != total_steps:
-            raise ValueError(
+            raise PacedError(
                 f"paced.schedule ends at step {previous}, but the run has {total_steps} steps. "
                 "Let the last stage end at 1.0 (the whole run)."
             )

@@ -398,9 +398,9 @@ def test_the_group_is_right_as_it_is_and_says_what_will_run(
     [
         ({"algorithm.paced.kernal": "beta"}, ["algorithm.paced.kernal", "Did you mean 'kernel'"]),
         ({"algorithm.paced.alpha": -1}, ["algorithm.paced.alpha=-1", "greater than or equal to 0"]),
-        ({"algorithm.paced.mean_weight": 0}, ["algorithm.paced.mean_weight=0", "greater than 0"]),
+        ({"algorithm.paced.mean_weight": 0}, ["algorithm.paced.mean_weight=0", "greater than or equal to 0.000001"]),
         ({"algorithm.paced.prior": [2, 2]}, ["algorithm.paced", "prior", "estimate: posterior"]),
-        ({"algorithm.paced.kernel": "betta"}, ["betta", "did you mean 'beta'"]),
+        ({"algorithm.paced.kernel": "betta"}, ["betta", "Did you mean 'beta'"]),
         ({"algorithm.paced": None}, ["algorithm.paced=None", "a block of settings"]),
         ({"algorithm.paced": 3}, ["algorithm.paced=3", "a block of settings"]),
         ({"paced.weight.alpha": 2}, ["paced.weight", "does not read them", "algorithm.paced"]),

@@ -1,10 +1,19 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from omegaconf import DictConfig, OmegaConf
 
+import paced_verl
+from paced_verl.advantage import AdvantageConfig
 from paced_verl.config import ConfigError, PacedConfig
+from paced_verl.kernel import Kernel
+
+GROUPS = Path(paced_verl.__file__).parent / "configs" / "paced"
 
 STAGES = [
     {"until": 0.5, "divergence": "forward_kl", "responses": "teacher"},
@@ -32,10 +41,10 @@ def test_defaults_are_the_papers() -> None:
     [
         ({"weigth": {}}, ["paced.weigth", "Did you mean 'weight'"]),
         ({"weight": {"alhpa": 1}}, ["paced.weight.alhpa", "Did you mean 'alpha'"]),
-        ({"weight": {"zzz": 1}}, ["paced.weight.zzz", "Known keys here", "kernel"]),
+        ({"weight": {"zzz": 1}}, ["paced.weight.zzz", "Choose from", "kernel"]),
         ({"schedule": [STAGES[0] | {"div": "x"}]}, ["paced.schedule.0.div"]),
         ({"weight": {"alpha": -1}}, ["paced.weight.alpha=-1", "greater than or equal to 0"]),
-        ({"weight": {"kernel": "betta"}}, ["betta", "did you mean 'beta'"]),
+        ({"weight": {"kernel": "betta"}}, ["betta", "Did you mean 'beta'"]),
         ({"weight": {"low": 0.9, "high": 0.1}}, ["low=0.9", "high=0.1"]),
         ({"weight": {"prior": [1, 1]}}, ["prior", "estimate: posterior"]),
         ({"weight": {"kernel": "uniform", "fit": "moments"}}, ["moments", "kernel: beta"]),
@@ -113,3 +122,65 @@ def test_a_prompt_is_not_dropped_for_ever_because_of_one_visit(block: dict[str, 
 )
 def test_what_measures_a_prompt_again_or_never_drops_one_is_accepted(block: dict[str, Any]) -> None:
     parse(**({"pass_rate": NEVER} | block))
+
+
+def types(tree: Any) -> Any:
+    """The tree with every value beside its type, since 1 equals 1.0 and true."""
+    return {key: types(value) for key, value in tree.items()} if isinstance(tree, dict) else (type(tree), tree)
+
+
+@pytest.mark.parametrize(
+    ("group", "key", "defaults"),
+    [
+        ("base", "paced", PacedConfig.parse({"schedule": STAGES}).model_dump(exclude={"schedule"})),
+        ("advantage", "algorithm.paced", AdvantageConfig().model_dump()),
+    ],
+)
+def test_the_defaults_of_the_yaml_are_those_of_the_library(group: str, key: str, defaults: dict[str, Any]) -> None:
+    config = OmegaConf.load(GROUPS / f"{group}.yaml")
+    assert isinstance(config, DictConfig)
+    assert types(OmegaConf.to_container(OmegaConf.select(config, key))) == types(defaults)
+
+
+@pytest.mark.parametrize("group", ["base", "advantage"])
+def test_every_key_of_the_yaml_is_explained(group: str) -> None:
+    lines = (GROUPS / f"{group}.yaml").read_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.strip() == "paced:" and "_target_" not in lines[i + 1])
+    margin = lines[start].index("paced:")
+    inside = [line for line in lines[start + 1 :] if line.strip()]
+    keys = []
+    for before, line in zip([lines[start], *inside], inside, strict=False):
+        if not line.startswith(" " * (margin + 2)):
+            break
+        if re.fullmatch(r" +\w+: .+", line):
+            keys.append(line.split(":")[0].strip())
+            together = keys[-1] in ("beta", "high", "top_p")  # explained with the key before
+            assert before.strip().startswith("# ") or together, line
+    assert len(keys) >= 10
+
+
+@pytest.mark.parametrize("prior", [(1e-3, 1e-3), (1e-3, 1e4), (1e4, 1e-3), (1e4, 1e4)])
+@pytest.mark.parametrize("exponents", [(0.0, 0.0), (1.0, 1.0), (30.0, 0.0), (30.0, 30.0)])
+def test_the_posterior_is_a_number_at_the_ends_of_what_is_accepted(
+    prior: tuple[float, float], exponents: tuple[float, float]
+) -> None:
+    """Against products: E[p^α (1−p)^β] = Π_{i<α} (a+i) · Π_{j<β} (b+j) / Π_{l<α+β} (a+b+l) for whole α, β."""
+    alpha, beta = exponents
+    weight = {"estimate": "posterior", "prior": list(prior), "alpha": alpha, "beta": beta}
+    kernel = parse(weight=weight, pass_rate={"samples": 1024}).weight.to_kernel()
+    k, n = np.array([0, 1, 512, 1024]), np.full(4, 1024)
+    a, b = prior[0] + k, prior[1] + n - k
+
+    def rising(x: Any, count: float) -> Any:
+        return np.log(x[:, None] + np.arange(int(count))).sum(1)
+
+    expected = rising(a, alpha) + rising(b, beta) - rising(a + b, alpha + beta)
+    np.testing.assert_allclose(np.log(kernel(k, n)), expected, rtol=1e-6, atol=1e-6)
+    for name in ("hard_filter", "uniform"):
+        assert np.isfinite(Kernel(name, estimate="posterior", prior=prior)(k, n)).all()
+
+
+def test_what_kernels_have_in_common_is_the_same_in_both_blocks() -> None:
+    settings = {"kernel": "hard_filter", "low": 0.1, "high": 0.9, "estimate": "posterior", "prior": [2, 3]}
+    kernels = [parse(weight=settings).weight.to_kernel(), AdvantageConfig.read(settings, "algorithm.paced").to_kernel()]
+    assert kernels == [Kernel("hard_filter", low=0.1, high=0.9, estimate="posterior", prior=(2.0, 3.0))] * 2

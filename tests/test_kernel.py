@@ -133,8 +133,8 @@ def test_a_built_in_kernel_cannot_be_replaced(custom):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "bta"}, "did you mean 'beta'"),
-        ({"name": "?"}, "choose from beta, hard_filter, uniform"),
+        ({"name": "bta"}, "Did you mean 'beta'"),
+        ({"name": "?"}, "Choose from: beta, hard_filter, uniform"),
         ({"estimate": "bayes"}, "'empirical' or 'posterior'"),
         ({"low": 0.9}, "low <= high"),
         ({"prior": (0.0, 1.0)}, "prior must be positive"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from paced_verl import resume
 from paced_verl.checks import verl
@@ -46,10 +46,7 @@ def check(config: DictConfig, files: bool = True) -> tuple[PacedConfig, list[Ver
     """
     if "paced" not in config:
         raise ConfigError("There is no paced block here, and verl would run without PACED. Add +paced=two_stage.")
-    block = OmegaConf.to_container(config.paced, resolve=True)
-    if not isinstance(block, dict):
-        raise ConfigError(f"paced={block}: expected a block of settings, as +paced=two_stage sets it.")
-    paced = PacedConfig.parse({str(key): value for key, value in block.items()})
+    paced = PacedConfig.parse(config.paced)
     # Each question reads what the ones before have found to be there, and to be of the right kind.
     refuse(version_problems())
     refuse(verl.blocks(config))

@@ -10,13 +10,14 @@ it at k = V; in float32 up to rounding (about 1e-6 nats), and up to the floor of
         return (teacher.exp() - student.exp()).abs().sum(-1) / 2
 """
 
-import difflib
 import functools
 import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
+
+from paced_verl.errors import PacedError, nearest
 
 Divergence = Callable[..., torch.Tensor]
 
@@ -59,12 +60,10 @@ def get_divergence(name: str) -> Divergence:
     """The divergence of that name.
 
     Raises:
-        ValueError: if there is none; it lists the names there are, and the nearest one.
+        PacedError: if there is none; it gives the nearest name, or all there are.
     """
     if name not in _REGISTRY:
-        near = difflib.get_close_matches(name, _REGISTRY, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"no divergence {name!r}.{hint} There are: {', '.join(sorted(_REGISTRY))}")
+        raise PacedError(f"no divergence {name!r}. {nearest(name, sorted(_REGISTRY))}")
     return _REGISTRY[name]
 
 

@@ -4,12 +4,36 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from paced_verl.errors import PacedError
 
-class EvaluationError(ValueError):
+
+class EvaluationError(PacedError):
     """An evaluation that cannot be done as asked; the message says what to change."""
+
+
+def check_writable(file: Path) -> None:
+    """Find out that ``file`` cannot be written before the work whose report it is to hold; its folder is made.
+
+    Raises:
+        EvaluationError: It is a folder, or nothing can be written where it is to be.
+    """
+    if file.is_dir():
+        raise EvaluationError(
+            f"--out {file} is a folder: expected the JSON file to write, such as {file / 'report.json'}."
+        )
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
+        if file.exists():
+            with file.open("r+b"):
+                pass
+    except OSError as error:
+        raise EvaluationError(f"--out {file} cannot be written: {error}.") from None
 
 
 def write_json(file: Path, report: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from paced_verl.evaluate import EvaluationError, write_json
+from paced_verl.evaluate import EvaluationError, check_writable, write_json
 from paced_verl.evaluate.models import weights_folder
 from paced_verl.evaluate.statistics import estimate
 from paced_verl.launch import compose
@@ -166,9 +166,10 @@ def evaluate_accuracy(
 
     Raises:
         FileNotFoundError: No such model or file.
-        EvaluationError: The data is not in verl's format, or verl's launch failed.
+        EvaluationError: ``out`` cannot be written, the data is not in verl's format, or verl's launch failed.
         hydra.errors.HydraException: The overrides do not compose.
     """
+    check_writable(out)
     config = compose(list(overrides), config_name, config_path)
     for file in data:
         _check_data(file, ("data_source", config.data.prompt_key, "reward_model"))

@@ -6,7 +6,6 @@ its memory, whatever the backend keeps.
 
 from __future__ import annotations
 
-import difflib
 import importlib.metadata
 import importlib.util
 import multiprocessing
@@ -18,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from paced_verl.evaluate import EvaluationError, write_json
+from paced_verl.errors import nearest
+from paced_verl.evaluate import EvaluationError, check_writable, write_json
 from paced_verl.evaluate.models import weights_folder
 from paced_verl.evaluate.statistics import estimate, paired
 
@@ -135,6 +135,7 @@ def evaluate_retention(
     """
     if backend not in BACKENDS or importlib.util.find_spec(BACKENDS[backend]) is None:
         raise EvaluationError(f"--backend {backend}: expected hf, or vllm where vLLM is installed.")
+    check_writable(out)
     models = {"before": weights_folder(before), "after": weights_folder(after)}
     manager = _task_manager(tasks, include_path)
     leaves = {name: _sizes(manager, name) for name in tasks}
@@ -198,11 +199,9 @@ def check_known(tasks: Iterable[str], known: Iterable[str]) -> None:
     names = list(known)
     for task in tasks:
         if task not in names:
-            close = difflib.get_close_matches(task, names, 3)
             raise EvaluationError(
-                f"--tasks {task}: lm-eval has no task of this name. "
-                + (f"Did you mean {' or '.join(close)}? " if close else "")
-                + "Tasks of your own are found with --include-path FOLDER."
+                f"--tasks {task}: lm-eval has no task of this name. {nearest(task, names)} "
+                "Tasks of your own are found with --include-path FOLDER."
             )
 
 

@@ -320,7 +320,7 @@ def test_one_of_your_own(monkeypatch):
 def test_unknown_names_get_a_hint():
     with pytest.raises(ValueError, match=r"no divergence 'forwad_kl'\. Did you mean 'forward_kl'\?"):
         get_divergence("forwad_kl")
-    with pytest.raises(ValueError, match="There are: akl, forward_kl, forward_kl_topk, jsd, reverse_kl"):
+    with pytest.raises(ValueError, match="Choose from: akl, forward_kl, forward_kl_topk, jsd, reverse_kl"):
         get_divergence("zzz")
 
 

@@ -201,7 +201,7 @@ def test_tasks_that_cannot_be_evaluated_are_refused_before_a_model_is_loaded(
         evaluate(["sums"], include_path=tasks, backend="llama")
     with pytest.raises(FileNotFoundError, match="--include-path"):
         evaluate(["sums"], include_path=tmp_path / "nowhere")
-    with pytest.raises(EvaluationError, match=r"mmlu_pr: .*Did you mean mmlu_pro"):
+    with pytest.raises(EvaluationError, match=r"mmlu_pr: .*Did you mean 'mmlu_pro'"):
         check_known(["mmlu", "mmlu_pr"], ["mmlu", "mmlu_pro"])
     monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
     with pytest.raises(EvaluationError, match=r"paced-verl\[eval\]"):
