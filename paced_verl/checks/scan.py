@@ -174,9 +174,8 @@ class _File:
         if self.no_prompt.rows:
             tally = self.no_prompt
             yield (
-                f"{tally.of(self.rows, file)} have no prompt in column {key} (null, no message, or a last one that is blank "
-                f"or has no role); "
-                f"{tally.where}. Leave them out, or name another column (data.prompt_key)."
+                f"{tally.of(self.rows, file)} have no prompt in column {key} (null, no message, or a last one that is "
+                f"blank or has no role); {tally.where}. Leave them out, or name another column (data.prompt_key)."
             )
         for need, tally in self.missing.items():
             if tally.rows and (need.all_rows or tally.rows == self.rows):

@@ -61,16 +61,25 @@ TEACHER_COUNTS_OR_NULL = {
 def blocks(config: DictConfig) -> Iterator[str]:
     """Blocks of verl's that hold something else, such as null; nothing can be looked at then."""
     wrong: list[str] = []
-    teachers = OmegaConf.select(config, "distillation.teacher_models") or ()
-    for key in (*BLOCKS, *(f"distillation.teacher_models.{name}" for name in teachers)):
-        value = OmegaConf.select(config, key)
-        if not isinstance(value, DictConfig) and not key.startswith(tuple(f"{around}." for around in wrong)):
+
+    def is_block(key: str) -> bool:
+        if not key.startswith(tuple(f"{around}." for around in wrong)):
+            if isinstance(OmegaConf.select(config, key), DictConfig):
+                return True
             wrong.append(key)
-            yield f"{key}={_written(value)}: expected verl's block of settings. Change the settings in it one by one."
+        return False
+
+    if all([is_block(key) for key in BLOCKS]):  # a list: all of them are looked at
+        for name in config.distillation.teacher_models:
+            is_block(f"distillation.teacher_models.{name}")
+    for key in wrong:
+        value = _written(OmegaConf.select(config, key))
+        yield f"{key}={value}: expected verl's block of settings. Change the settings in it one by one."
 
 
 def _written(value: Any) -> Any:
-    return "null" if value is None else value
+    """A value as it is written on a command line."""
+    return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else value
 
 
 def engines(config: DictConfig) -> Iterator[str]:
