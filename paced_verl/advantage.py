@@ -248,7 +248,7 @@ def check(config: DictConfig, files: bool = True) -> tuple[AdvantageConfig, list
 
     Args:
         config: verl's whole configuration, with a block ``algorithm.paced``.
-        files: Look at data and models, too.
+        files: Look at data, models and the reward function, too.
 
     Returns:
         The parsed block, and which settings do not run as written.
@@ -257,10 +257,12 @@ def check(config: DictConfig, files: bool = True) -> tuple[AdvantageConfig, list
         ConfigError: One problem a line.
     """
     from paced_verl.checks import refuse, refuse_strictly, verl, version_problems
+    from paced_verl.checks.files import file_problems
     from paced_verl.reference_path import problems_of_teacher
 
     settings = AdvantageConfig.of(config.algorithm)
     refuse([*version_problems(), *_strays(config)])
+    refuse(verl.blocks(config))
     refuse(verl.engines(config))
     refuse([*verl.numbers(config), *verl.names(config)])
     verdicts = settle(config)
@@ -269,6 +271,7 @@ def check(config: DictConfig, files: bool = True) -> tuple[AdvantageConfig, list
     refuse([*_group(config, settings), *verl.shapes(config, mode), *verl.lengths(config)])
     refuse(verl.verls_own(config))
     refuse(problems_of_teacher(config, settings.task_coef, files))
+    refuse(file_problems(config, None) if files else ())
     return settings, verdicts
 
 

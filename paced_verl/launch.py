@@ -50,7 +50,7 @@ def describe(config: DictConfig, files: bool = True) -> str:
     Raises:
         ConfigError: It cannot run as written.
     """
-    if "paced" in config.algorithm:
+    if isinstance(config.algorithm, DictConfig) and "paced" in config.algorithm:
         from paced_verl import advantage
 
         return advantage.describe(config, *advantage.check(config, files))

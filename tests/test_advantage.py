@@ -25,7 +25,7 @@ from paced_verl.advantage import (
 from paced_verl.config import ConfigError
 from paced_verl.divergence import get_divergence, teacher_categories
 from paced_verl.launch import PacedCallback
-from tests.test_checks import write_model
+from tests.test_checks import ROWS, write_data, write_model
 
 F64 = torch.float64
 
@@ -353,6 +353,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("advantage")
     for name, words in (("student", "problem two and"), ("teacher", "problem two and"), ("stranger", "problem other")):
         write_model(folder / name, words.split())
+    write_data(folder / "train.parquet", data_source=["openai/gsm8k"] * ROWS)
     return folder
 
 
@@ -364,6 +365,8 @@ def composed(folder: Path) -> DictConfig:
             [
                 "+paced=advantage",
                 "+machine=cpu",
+                f"data.train_files={folder}/train.parquet",
+                f"data.val_files={folder}/train.parquet",
                 f"actor_rollout_ref.model.path={folder}/student",
                 f"actor_rollout_ref.ref.teacher_path={folder}/teacher",
                 "actor_rollout_ref.rollout.n=4",

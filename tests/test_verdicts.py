@@ -152,7 +152,7 @@ REFUSED = [
     ("actor_rollout_ref.rollout.n=-1", "rollout.n=-1"),
     ("actor_rollout_ref.rollout.n=2.5", "rollout.n=2.5"),
     ("actor_rollout_ref.rollout.n=null", "rollout.n=null"),
-    ("actor_rollout_ref.rollout.n=true", "rollout.n=True"),
+    ("actor_rollout_ref.rollout.n=true", "rollout.n=true"),
     ("actor_rollout_ref.actor.ppo_mini_batch_size=0", "ppo_mini_batch_size=0"),
     ("actor_rollout_ref.actor.ppo_mini_batch_size=2048", "exceeds data.train_batch_size=1024"),
     ("trainer.total_training_steps=0", "total_training_steps=0"),

@@ -48,6 +48,7 @@ def check(config: DictConfig, files: bool = True) -> tuple[PacedConfig, list[Ver
     paced = PacedConfig.parse(config.paced)
     # Each question reads what the ones before have found to be there, and to be of the right kind.
     refuse(version_problems())
+    refuse(verl.blocks(config))
     refuse(verl.engines(config))
     refuse([*verl.numbers(config), *verl.names(config)])
     verdicts = settle(config, paced)

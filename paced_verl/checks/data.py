@@ -42,21 +42,31 @@ def number_of_prompts(config: DictConfig) -> int | None:
     return min(rows, limit) if limit > 0 else rows
 
 
-def training_data(config: DictConfig, paced: PacedConfig) -> Iterator[str]:
-    """Problems of the files themselves, training and validation."""
-    limit = config.data.get("train_max_samples", -1)
-    if not isinstance(limit, int) or limit == 0:
-        yield f"data.train_max_samples={limit}: expected a number of rows from 1 on, or -1, which takes all of them."
+def training_data(config: DictConfig, paced: PacedConfig | None) -> Iterator[str]:
+    """Problems of the files themselves, training and validation; without a block of ours, what verl reads of them."""
     if is_own(config):
+        yield from _own_class(config)
         return
-    for key, wanted in (("train_files", needs(config, paced)), ("val_files", scored(config))):
+    wanted_of = {"train_files": needs(config, paced) if paced else scored(config), "val_files": scored(config)}
+    for key, wanted in wanted_of.items():
         wrong = list(_names(config, key))
         for file in () if wrong else local_files(config, key):
             wrong += _file(config, key, file, wanted)
         wrong = wrong or [*_together(local_files(config, key), f"data.{key}")]
         yield from wrong
-        if key == "train_files" and not wrong:
+        if paced and key == "train_files" and not wrong:
             yield from _media(config, paced)
+
+
+def _own_class(config: DictConfig) -> Iterator[str]:
+    """Whether verl can import the class that reads the data."""
+    from verl.utils.dataset.rl_dataset import get_dataset_class
+
+    custom = config.data.custom_cls
+    try:
+        get_dataset_class(config.data)
+    except (Exception, SystemExit) as error:  # the file is a person's own code
+        yield f"data.custom_cls.path={custom.path}, name={custom.name}: cannot be imported ({describe_error(error)})."
 
 
 def _names(config: DictConfig, key: str) -> Iterator[str]:
@@ -104,6 +114,9 @@ def _columns(config: DictConfig, file: str, schema: pa.Schema, wanted: Sequence[
             f"{file}: its column {key} (data.prompt_key) is {prompt}, but verl wants chat messages, "
             '[{"role": "user", "content": "…"}]. examples/prepare_jsonl.py makes them of plain text.'
         )
+    extra = kind_of(schema, "extra_info")
+    if not (extra is None or pa.types.is_null(extra) or pa.types.is_struct(extra)):
+        yield f"{file}: its column extra_info is {extra}, but verl wants fields by name, or no such column."
     for need in wanted:
         kind = kind_of(schema, need.path)
         if kind is None:
@@ -116,7 +129,7 @@ def _is_chat(kind: pa.DataType) -> bool:
     if pa.types.is_null(kind):
         return True  # the rows will say so
     message = kind.value_type if is_list(kind) else None
-    return message is not None and pa.types.is_struct(message) and message.get_field_index("content") >= 0
+    return message is not None and pa.types.is_struct(message) and {"role", "content"} <= {f.name for f in message}
 
 
 def _together(files: Sequence[str], setting: str) -> Iterator[str]:

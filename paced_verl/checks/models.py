@@ -41,6 +41,12 @@ def models(config: DictConfig, paced: PacedConfig, rows: Rows) -> Iterator[str]:
         # Whatever a broken file makes these libraries raise.
         except Exception as error:
             yield f"{key}={path} cannot be loaded: {describe_error(error)}. Download or save the model again."
+            continue
+        tokenizer = loaded[key][0]
+        # Where there are no files, transformers makes a tokenizer of the model's type that knows nothing.
+        if tokenizer.get_vocab().keys() <= set(tokenizer.all_special_tokens):
+            yield f"{key}={path} has no tokenizer's files, or empty ones. Download or save the model again."
+            del loaded[key]
     if loaded.keys() < local.keys():
         return
     if STUDENT in loaded:

@@ -102,7 +102,7 @@ def _call_all(function: Callable[..., Any], examples: Mapping[Any, dict[str, Any
     for source, row in examples.items():
         try:
             answers[source] = _call(function, source, row)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # an exit in it, too, is an answer
             answers[source] = error
 
 

@@ -44,24 +44,28 @@ class Rows:
     def __init__(self, config: DictConfig):
         self.prompt_key = config.data.get("prompt_key", "prompt")
         self.teacher_key = config.distillation.teacher_key
-        self.teachers = teacher_keys(config)
+        self.teachers = teacher_keys(config) if "paced" in config else []
         self.problems: list[str] = []
         self.longest: dict[str, Longest] = {}
         self.examples: dict[Any, dict[str, Any]] = {}
         self.fingerprint = ""
 
     @classmethod
-    def read(cls, config: DictConfig, paced: PacedConfig) -> Rows:
-        """Read the training files, and the validation files that are no training files, too; they must be there."""
+    def read(cls, config: DictConfig, paced: PacedConfig | None) -> Rows:
+        """Read the training files, and the validation files that are no training files, too; they must be there.
+
+        Without a block of ours no teacher prompt is made.
+        """
         rows = cls(config)
         if is_own(config):
             return rows
-        shown = [each for each in contexts(paced) if each[1].privileged]
+        shown = [each for each in contexts(paced) if each[1].privileged] if paced else []
+        wanted = needs(config, paced) if paced else scored(config)
         rows.longest = {setting: Longest() for setting, _, _ in shown}
         files = local_files(config, "train_files")
         named = _Named(_naming(config))
         for file in files:
-            rows._read(file, needs(config, paced), shown, named)
+            rows._read(file, wanted, shown, named)
         rows.fingerprint = named.fingerprint
         for file in local_files(config, "val_files"):
             if file not in files:
@@ -122,7 +126,8 @@ class _File:
         self.found, self.shown, self.rows = found, shown, 0
         self.no_prompt = Tally()
         self.missing = {need: Tally() for need in wanted}
-        self.unshown: dict[tuple[str, str], Tally] = {}
+        self.unshown: dict[str, Tally] = {}
+        self.first_error: dict[str, str] = {}
         self.unknown: Counter[Any] = Counter()
 
     def add(self, block: pa.RecordBatch) -> None:
@@ -160,21 +165,26 @@ class _File:
                 kept.add(context.messages(row | {"raw_prompt": row[key]}, rollout=""))
             # A template is the user's own code: whatever it raises is the row's, or the template's, problem.
             except Exception as error:
-                self.unshown.setdefault((setting, describe_error(error)), Tally()).add(1, self.rows + place)
+                # One sentence a context: errors that quote their row would be as many as rows.
+                self.unshown.setdefault(setting, Tally()).add(1, self.rows + place)
+                self.first_error.setdefault(setting, describe_error(error))
 
     def problems(self, file: str) -> Iterator[str]:
         key = self.found.prompt_key
         if self.no_prompt.rows:
             tally = self.no_prompt
             yield (
-                f"{tally.of(self.rows, file)} have no prompt in column {key} (null, no message, or a blank last one); "
-                f"{tally.where}. Leave them out, or name another column (data.prompt_key)."
+                f"{tally.of(self.rows, file)} have no prompt in column {key} (null, no message, or a last one that is "
+                f"blank or has no role); {tally.where}. Leave them out, or name another column (data.prompt_key)."
             )
         for need, tally in self.missing.items():
             if tally.rows and (need.all_rows or tally.rows == self.rows):
                 yield f"{tally.of(self.rows, file)} have no {need.path} (null or blank); {tally.where}. {need.why}"
-        for (setting, error), tally in self.unshown.items():
-            yield f"{tally.of(self.rows, file)} cannot be shown to the teacher under {setting}; {tally.where}: {error}"
+        for setting, tally in self.unshown.items():
+            yield (
+                f"{tally.of(self.rows, file)} cannot be shown to the teacher under {setting}; {tally.where}: "
+                f"{self.first_error[setting]}"
+            )
         strangers = {value: n for value, n in self.unknown.items() if value not in self.found.teachers}
         if strangers:
             some = ", ".join(f"{value} ({n:,} rows)" for value, n in list(strangers.items())[:5])
@@ -185,11 +195,12 @@ class _File:
 
 
 def no_prompt(prompts: pa.Array) -> pa.BooleanArray:
-    """Where there are no chat messages, or the last of them is blank."""
+    """Where there are no chat messages, or the last of them is blank or has no role."""
     empty = lacking(prompts)
     if pa.types.is_null(prompts.type):
         return empty
     lengths = pc.fill_null(pc.list_value_length(prompts), 0).to_numpy(zero_copy_only=False)
     ends = pa.array(np.cumsum(lengths) - 1, mask=lengths == 0)
-    blank = lacking(pc.struct_field(pc.list_flatten(prompts), "content")).take(ends)
+    messages = pc.list_flatten(prompts)
+    blank = pc.or_(lacking(pc.struct_field(messages, "content")), lacking(pc.struct_field(messages, "role"))).take(ends)
     return pc.or_(empty, pc.fill_null(blank, True))

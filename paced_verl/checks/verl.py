@@ -20,6 +20,15 @@ DEVICES = ("cuda", "npu", "cpu")
 AGENT_LOOPS = ("single_turn_agent", "tool_agent")
 """Those that verl 0.9.1 registers itself."""
 
+BLOCKS = (
+    "trainer", "trainer.v1", "algorithm", "data", "critic", "actor_rollout_ref", "actor_rollout_ref.model",
+    "actor_rollout_ref.actor", "actor_rollout_ref.actor.optim", "actor_rollout_ref.ref", "actor_rollout_ref.rollout",
+    "actor_rollout_ref.rollout.agent", "reward", "reward.reward_manager", "reward.reward_model",
+    "reward.custom_reward_function", "reward.sandbox_fusion", "distillation", "distillation.distillation_loss",
+    "distillation.teacher_models",
+)  # fmt: skip
+"""What every configuration of verl has, and everything here looks into."""
+
 COUNTS = {
     "data.train_batch_size": 1,
     "data.max_prompt_length": 1,
@@ -72,6 +81,27 @@ TEACHER_COUNTS_OR_NULL = {
 }
 
 
+def blocks(config: DictConfig) -> Iterator[str]:
+    """Blocks of verl's that hold something else, such as null; nothing can be looked at then."""
+    wrong: list[str] = []
+    for key in BLOCKS:
+        inside = any(key.startswith(f"{around}.") for around in wrong)
+        if not (inside or isinstance(OmegaConf.select(config, key), DictConfig)):
+            wrong.append(key)
+    if not wrong:
+        teachers = config.distillation.teacher_models
+        wrong = [f"distillation.teacher_models.{name}" for name, teacher in teachers.items()
+                 if not isinstance(teacher, DictConfig)]  # fmt: skip
+    for key in wrong:
+        value = _written(OmegaConf.select(config, key))
+        yield f"{key}={value}: expected verl's block of settings. Change the settings in it one by one."
+
+
+def _written(value: Any) -> Any:
+    """A value as it is written on a command line."""
+    return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else value
+
+
 def engines(config: DictConfig) -> Iterator[str]:
     """Engines of training and generation; nothing else can be looked at under another one."""
     actor = config.actor_rollout_ref.actor
@@ -108,10 +138,10 @@ def numbers(config: DictConfig) -> Iterator[str]:
         for key in keys:
             value = OmegaConf.select(config, key)
             if not _is_number(value) or not fits(value):
-                yield f"{key}={'null' if value is None else value}: expected {expected}."
+                yield f"{key}={_written(value)}: expected {expected}."
     for key in ("data.train_max_samples", "data.val_max_samples"):
-        if OmegaConf.select(config, key) == 0:
-            yield f"{key}=0: expected a number of rows, or -1 for all of them."
+        if OmegaConf.select(config, key, default=-1) != -1:
+            yield from (f"{problem[:-1]}, or -1, which takes all rows." for problem in _count(config, key, 1))
     clamp = config.distillation.distillation_loss.loss_max_clamp
     if clamp is not None and not (_is_number(clamp) and clamp > 0):
         yield f"distillation.distillation_loss.loss_max_clamp={clamp}: expected a number above 0, or null for none."
@@ -121,7 +151,7 @@ def _count(config: DictConfig, key: str, least: int, null: bool = False) -> Iter
     value = OmegaConf.select(config, key)
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not ((whole and value >= least) or (null and value is None)):
-        yield f"{key}={'null' if value is None else value}: expected a whole number from {least} on."
+        yield f"{key}={_written(value)}: expected a whole number from {least} on."
 
 
 def _is_number(value: Any) -> bool:
@@ -129,9 +159,16 @@ def _is_number(value: Any) -> bool:
 
 
 def names(config: DictConfig) -> Iterator[str]:
-    """Words that verl looks up once workers are running."""
+    """Words that verl looks up once workers are running, and paths."""
     from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY
 
+    teachers = [f"distillation.teacher_models.{name}.model_path" for name in config.distillation.teacher_models]
+    for key, null in (("actor_rollout_ref.model.path", False), *((key, True) for key in teachers)):
+        path = OmegaConf.select(config, key)
+        if not (isinstance(path, str) and path) and not (null and path is None):
+            yield f"{key}={_written(path)}: expected a model's folder, or its name on the hub."
+    if not isinstance(config.data.prompt_key, str):
+        yield f"data.prompt_key={_written(config.data.prompt_key)}: expected the name of a column."
     estimator = config.algorithm.adv_estimator
     if estimator not in {"gae", "paced", *ADV_ESTIMATOR_REGISTRY}:
         known = ", ".join(sorted(map(str, ADV_ESTIMATOR_REGISTRY)))
