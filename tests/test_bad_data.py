@@ -397,6 +397,8 @@ def test_rows_of_a_teacher_that_does_not_exist_are_counted(folder: Path) -> None
     (problem,) = problems_of(folder, data("unknown_source"), change=two_teachers)
     assert "my_problems (1 rows)" in problem
     assert "openai/gsm8k, code" in problem
+    validation = ["data.val_files=@unknown_source.parquet", f"{REWARD}.path=@good.py"]
+    assert problems_of(folder, data("good"), *validation, change=two_teachers) == [], "validation asks no teacher"
 
 
 def test_each_teachers_context_is_asked_of_its_own_rows(folder: Path) -> None:

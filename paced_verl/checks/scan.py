@@ -69,11 +69,13 @@ class Rows:
         rows.fingerprint = named.fingerprint
         for file in local_files(config, "val_files"):
             if file not in files:
-                rows._read(file, scored(config), [], _Named([]))
+                rows._read(file, scored(config), [], _Named([]), taught=False)
         return rows
 
-    def _read(self, file: str, wanted: Sequence[Need], shown: Sequence[Shown], named: _Named) -> None:
-        scan = _File(self, wanted, shown)
+    def _read(
+        self, file: str, wanted: Sequence[Need], shown: Sequence[Shown], named: _Named, taught: bool = True
+    ) -> None:
+        scan = _File(self, wanted, shown, self.teachers if taught else [])
         columns = {"data_source", "reward_model", "extra_info", self.prompt_key, self.teacher_key}
         columns |= {need.path.split(".")[0] for need in wanted}
         try:
@@ -122,8 +124,8 @@ class _Named:
 class _File:
     """What is wrong with the rows of a file."""
 
-    def __init__(self, found: Rows, wanted: Sequence[Need], shown: Sequence[Shown]):
-        self.found, self.shown, self.rows = found, shown, 0
+    def __init__(self, found: Rows, wanted: Sequence[Need], shown: Sequence[Shown], teachers: Sequence[str]):
+        self.found, self.shown, self.teachers, self.rows = found, shown, teachers, 0
         self.no_prompt = Tally()
         self.missing = {need: Tally() for need in wanted}
         self.unshown: dict[str, Tally] = {}
@@ -138,7 +140,7 @@ class _File:
             self._count(tally, lacks)
             if need.all_rows:
                 whole = pc.and_not(whole, lacks)
-        if self.found.teachers:
+        if self.teachers:
             keys = values(block, self.found.teacher_key)
             self.unknown.update({row["values"]: row["counts"] for row in pc.value_counts(keys).to_pylist()})
         for setting, context, teacher in self.shown:
@@ -146,7 +148,7 @@ class _File:
         self.rows += block.num_rows
 
     def _rows_of(self, block: pa.RecordBatch, teacher: str | None) -> pa.BooleanArray:
-        if teacher is None or not self.found.teachers:
+        if teacher is None or not self.teachers:
             return pa.array(np.ones(block.num_rows, bool))
         return pc.fill_null(pc.equal(values(block, self.found.teacher_key), teacher), False)
 
@@ -185,12 +187,12 @@ class _File:
                 f"{tally.of(self.rows, file)} cannot be shown to the teacher under {setting}; {tally.where}: "
                 f"{self.first_error[setting]}"
             )
-        strangers = {value: n for value, n in self.unknown.items() if value not in self.found.teachers}
+        strangers = {value: n for value, n in self.unknown.items() if value not in self.teachers}
         if strangers:
             some = ", ".join(f"{value} ({n:,} rows)" for value, n in list(strangers.items())[:5])
             yield (
                 f"{file}: its column {self.found.teacher_key} (distillation.teacher_key) has values that are no "
-                f"teacher's key: {some}. The keys in distillation.teacher_models: {', '.join(self.found.teachers)}."
+                f"teacher's key: {some}. The keys in distillation.teacher_models: {', '.join(self.teachers)}."
             )
 
 
