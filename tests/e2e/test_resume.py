@@ -19,9 +19,10 @@ BATCH, PROMPTS = 8, 64
 
 def expected_prompts(table: PassRateTable, checkpoint: Path) -> list[int]:
     """The next batch of an undisturbed run: the saved sampler over the table that the step starts from."""
-    sampler = PassRateSampler(table, Kernel(estimate="posterior"), epoch_size=PROMPTS)
-    state = torch.load(checkpoint / "data.pt", weights_only=False)
-    sampler.load_state_dict(find_state(state))
+    state = find_state(torch.load(checkpoint / "data.pt", weights_only=False))
+    kernel = Kernel(**{**state["kernel"], "prior": tuple(state["kernel"]["prior"])})
+    sampler = PassRateSampler(table, kernel, epoch_size=PROMPTS)
+    sampler.load_state_dict(state)
     return sorted(sampler.draw(BATCH).tolist())
 
 
