@@ -44,9 +44,9 @@ def test_the_student_moves_towards_a_teacher_that_verls_reference_worker_loads(w
 
 def test_nothing_starts_without_a_teacher(workplace: Workplace) -> None:
     stock = StockWorkplace(workplace.folder, workplace.models)
-    launched = stock.launch("actor_rollout_ref.actor.use_kl_loss=False", group="advantage")
+    launched = stock.launch("actor_rollout_ref.rollout.n=4", group="advantage")
     assert launched.code != 0
     assert "paced-verl: this configuration cannot run as written." in launched.log
-    assert "actor_rollout_ref.actor.use_kl_loss=False" in launched.log
+    assert "actor_rollout_ref.ref.teacher_path=None: the teacher is the student as it starts" in launched.log
     assert "Started a local Ray instance" not in launched.log
     assert not stock.checkpoints.exists()

@@ -52,14 +52,15 @@ def test_stored_targets_a_hard_filter_and_a_learning_rate_of_the_stages_own(work
 
 
 def test_targets_ahead_of_a_run_then_the_sampler_carries_the_weight(workplace: Workplace) -> None:
-    """A privileged context and a filter ahead; then posterior weights, power, exploration, task rewards, two ranks."""
-    targets = workplace.folder / "targets.parquet"
+    """A context and a filter ahead; then posterior weights, power, exploration, task rewards, two ranks."""
+    targets, context = workplace.folder / "targets.parquet", workplace.folder / "context.jinja"
+    context.write_text("{{ problem }}")  # this teacher has not learned to read more
     settings = [
         f"paced.targets.file={targets}",
         "paced.targets.keep=correct",
         "paced.targets.attempts=2",
         "paced.targets.temperature=0.7",
-        "paced.teacher.context=answer",
+        f"paced.teacher.context={context}",
     ]
     prepare = ["-m", "paced_verl.cli", "targets", "+paced=two_stage", *workplace.overrides(4), *settings]
     before = 0
