@@ -38,6 +38,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 IGNORE = -100
+MARK = "|"  # stands where a row's own text would, to find the words around it
 BATCH = 32
 
 
@@ -141,7 +142,8 @@ def make_tokenizer(families: dict[str, dict[str, Any]], context: TeacherContext)
         shared = takewhile(lambda letters: len(set(letters)) == 1, zip(*questions, strict=False))
         tokenizer.add_tokens([AddedToken("".join(letters[0] for letters in shared), normalized=False)])
     if context.privileged:
-        words = messages({"question": "", "answer": "", "solution": ""}, context)[-1]["content"]
+        shown = messages({"question": MARK, "answer": MARK, "solution": MARK}, context)[-1]["content"]
+        words = max(shown.split(MARK), key=len).strip()
         tokenizer.add_tokens([AddedToken(words, normalized=False)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token=END, pad_token=PAD, padding_side="left", chat_template=CHAT_TEMPLATE

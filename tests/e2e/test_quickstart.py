@@ -33,7 +33,9 @@ def kill_after_the_first_checkpoint(recipe: str, out: Path) -> None:
     children = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.wait()
-    _, alive = psutil.wait_procs(children, timeout=60)
+    # Ray's own agents look for their parent every few minutes; they hold nothing of the run.
+    run = [child for child in children if not child.name().endswith(("DashboardAgent", "RuntimeEnvAgent"))]
+    _, alive = psutil.wait_procs(run, timeout=60)
     assert not alive
 
 
