@@ -30,12 +30,12 @@ def kill_after_the_first_checkpoint(recipe: str, out: Path) -> None:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    children = psutil.Process(process.pid).children(recursive=True)
+    # Ray's own agents look for their parent every few minutes; they hold nothing of the run.
+    agents = ("DashboardAgent", "RuntimeEnvAgent")
+    children = [p for p in psutil.Process(process.pid).children(recursive=True) if not p.name().endswith(agents)]
     process.kill()
     process.wait()
-    # Ray's own agents look for their parent every few minutes; they hold nothing of the run.
-    run = [child for child in children if not child.name().endswith(("DashboardAgent", "RuntimeEnvAgent"))]
-    _, alive = psutil.wait_procs(run, timeout=60)
+    _, alive = psutil.wait_procs(children, timeout=60)
     assert not alive
 
 
