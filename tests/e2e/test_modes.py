@@ -77,6 +77,7 @@ def test_targets_ahead_of_a_run_then_the_sampler_carries_the_weight(workplace: W
 
     launched = workplace.launch(
         *settings,
+        "paced.teacher.context=answer",
         "paced.weight.estimate=posterior",
         "paced.sampler.power=1.0",
         "paced.sampler.explore=0.25",
