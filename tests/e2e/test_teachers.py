@@ -31,7 +31,7 @@ def trains(launched: Launched, workplace: Workplace, steps: int) -> dict[str, li
 
 
 def test_a_moving_average_of_the_student_in_the_trainer_on_two_ranks_goes_on_after_a_kill(workplace: Workplace) -> None:
-    """Self-distillation without a pool, whatever teacher is named: initial weights under the solution, following the student; TIP tokens."""
+    """Self-distillation without a pool, a teacher being named: weights under the solution follow the student; TIP."""
     overrides = [
         "paced.teacher.model=student",
         ONE_STAGE % "reverse_kl",
