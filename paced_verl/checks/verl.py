@@ -48,8 +48,6 @@ COUNTS = {
     "actor_rollout_ref.actor.ulysses_sequence_parallel_size": 1,
     "actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size": 1,
     "actor_rollout_ref.model.lora_rank": 0,
-    "data.train_max_samples": -1,
-    "data.val_max_samples": -1,
     "trainer.nnodes": 1,
     "trainer.n_gpus_per_node": 1,
     "trainer.total_epochs": 1,
