@@ -19,7 +19,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from paced_verl.config import PassRateConfig  # noqa: E402
 from paced_verl.passrate import PassRateTable  # noqa: E402
 from paced_verl.report.run import Run  # noqa: E402
 from paced_verl.sampler import shuffled  # noqa: E402
@@ -36,6 +37,7 @@ from tests.e2e.harness import Launched, Workplace  # noqa: E402
 ROWS, SUBSET, BATCH, STEPS = 64, 40, 8, 48  # five steps an epoch
 SWITCH = STEPS // 2  # the last step of stage 1
 AHEAD = 2  # steps by which an asynchronous run may be late
+DECAY = PassRateConfig().decay
 DATA_SEED = 1  # what a paced run sets where data.seed is null
 MOMENTS = ("start", "estimate", "start", "step", "save", "step", "estimate", "start", "step", "save")
 OVERRIDES = (
@@ -53,10 +55,16 @@ class Watched:
 
     workplace: Workplace
     started: float
+    began: float = field(default_factory=time.time)
     log: str = ""
 
     def listen(self, line: str) -> None:
         self.log += line
+
+    def saves(self, step: int) -> bool:
+        """Whether this run, not one before it, has begun to write the checkpoint of a step."""
+        folder = self.workplace.checkpoints / f"global_step_{step}" / "paced"
+        return folder.exists() and folder.stat().st_mtime > self.began
 
     @property
     def saved(self) -> int:
@@ -75,7 +83,7 @@ def moment_of(kind: str, run: Watched, chance: random.Random) -> Callable[[], bo
         "start": lambda: True,
         "estimate": lambda: "Pass rates:" in run.log,
         "step": lambda: run.saved >= after,
-        "save": lambda: (run.workplace.checkpoints / f"global_step_{after}").exists(),
+        "save": lambda: run.saves(after),
     }
     since: list[float] = [run.started] if kind == "start" else []
 
@@ -144,10 +152,14 @@ def wrong_tables(workplace: Workplace, run: Run) -> Iterator[str]:
     table = run.pass_rates[0]
     for step in range(1, STEPS + 1):
         table = run.pass_rates.get(step - 1, table)
+        table.decay = DECAY  # a file holds counts only
         rollouts = workplace.rollouts(step)
         prompts = np.array([position[workplace.row_of(rollout["input"])] for rollout in rollouts])
-        if step > SWITCH:
-            table.observe(prompts, [rollout["score"] for rollout in rollouts], np.ones(len(prompts)), step)
+        # A teacher response stands alone for its prompt, and says nothing about the student. An asynchronous run
+        # trains the last of them after the stage has changed.
+        own = np.bincount(prompts, minlength=SUBSET)[prompts] > 1
+        scores = np.array([rollout["score"] for rollout in rollouts])
+        table.observe(prompts[own], scores[own], np.ones(own.sum()), step)
         saved = PassRateTable.load(workplace.checkpoints / f"global_step_{step}" / "paced" / "pass_rates.parquet")
         if not (np.array_equal(saved.successes, table.successes) and np.array_equal(saved.samples, table.samples)):
             yield f"step {step}: the table is not the last estimate and the rollouts since"
@@ -176,6 +188,7 @@ def main() -> None:
     parser.add_argument("--mode", choices=["paced_sync", "paced_colocate_async"], default="paced_sync")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of the moments; another at every call")
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "kills")
+    parser.add_argument("--check", action="store_true", help="only look at the files of the run of this --seed again")
     parser.add_argument("--models", type=Path, help="made by tiny_models.py --preset test; default: made here")
     args = parser.parse_args()
     models = args.models or args.out / "models"
@@ -190,7 +203,8 @@ def main() -> None:
         if not undisturbed.checkpoints.exists():
             finish(undisturbed.launch(*overrides, steps=STEPS))
     workplace = Workplace(args.out / args.mode / f"killed-{args.seed}", models)
-    disturb(workplace, overrides, args.seed)
+    if not args.check:
+        disturb(workplace, overrides, args.seed)
     run = workplace.run()
     found = [
         *lost_prompts(workplace, undisturbed),
