@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from paced_verl.errors import PacedError
+
 SCHEMA = pa.schema(
     [
         ("prompt", pa.int64()),
@@ -86,7 +88,7 @@ def read(path: Path, origin: Origin) -> Iterator[tuple[int, Row]]:
     """The rows of a file, by prompt; few of them in memory at a time.
 
     Raises:
-        ValueError: Not a file of teacher responses, or one of another data set or tokenizer.
+        PacedError: Not a file of teacher responses, or one of another data set or tokenizer.
     """
     try:
         with pq.ParquetFile(path) as file:
@@ -96,7 +98,7 @@ def read(path: Path, origin: Origin) -> Iterator[tuple[int, Row]]:
             for batch in file.iter_batches(_BATCH, columns=SCHEMA.names):
                 yield from _rows(batch.select(SCHEMA.names).cast(SCHEMA))
     except (OSError, pa.ArrowException) as error:
-        raise ValueError(
+        raise PacedError(
             f"{path} is not a file of teacher responses ({error}). Expected the columns {', '.join(SCHEMA.names)}; "
             "make one with `paced-verl targets`."
         ) from None
@@ -118,13 +120,13 @@ def _rows(batch: pa.RecordBatch) -> Iterator[tuple[int, Row]]:
 def _check_origin(path: Path, metadata: dict[bytes, bytes], origin: Origin) -> None:
     found = Origin(*(metadata.get(f"paced_verl.{key}".encode(), b"").decode() for key in Origin._fields))
     if origin.data and found.data not in ("", origin.data):
-        raise ValueError(
+        raise PacedError(
             f"{path}: expected teacher responses for data set {origin.data}, found those for {found.data}: the prompts "
             "are others, in another order, or filtered differently. Point to the file of this data set, or make it "
             "again with `paced-verl targets`."
         )
     if origin.tokenizer and found.tokenizer not in ("", origin.tokenizer):
-        raise ValueError(
+        raise PacedError(
             f"{path}: expected token ids of the student's tokenizer {origin.tokenizer}, found those of "
             f"{found.tokenizer}: they stand for other text. Point to a file made for this student, or make it again "
             "with `paced-verl targets`."

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from paced_verl.errors import PacedError
 from paced_verl.fingerprint import prompt_hash, spread
 from paced_verl.target_file import Origin, Row, read, replacing, write
 
@@ -97,7 +98,7 @@ class TargetStore:
         """The stored response of a prompt.
 
         Raises:
-            ValueError: The stored response belongs to another problem.
+            PacedError: The stored response belongs to another problem.
         """
         if prompt not in self._rows:
             return None
@@ -107,7 +108,7 @@ class TargetStore:
     def _check_prompt(self, prompt: int, messages: Sequence[Mapping[str, Any]]) -> None:
         stored = self._rows[prompt].prompt_hash
         if stored and stored != prompt_hash(messages):
-            raise ValueError(
+            raise PacedError(
                 f"The stored teacher response of prompt {prompt} was made for another problem: paced.targets.file does "
                 "not belong to data.train_files, or the data were reordered or filtered differently. Make it again "
                 "with `paced-verl targets`."
@@ -121,11 +122,11 @@ class TargetStore:
             vocabulary: Number of token ids that the student knows.
 
         Raises:
-            ValueError: They cannot.
+            PacedError: They cannot.
         """
         prompts = sorted(self._rows)
         if prompts and prompts[-1] >= len(dataset):
-            raise ValueError(
+            raise PacedError(
                 f"A teacher response is stored for prompt {prompts[-1]}, but the data have {len(dataset)} prompts: "
                 "paced.targets.file does not belong to data.train_files. Make it again with `paced-verl targets`."
             )
@@ -164,7 +165,7 @@ class TargetStore:
         """Add all responses of a file, or of a folder that :meth:`save_parts` has written; they replace those here.
 
         Raises:
-            ValueError: It holds no teacher responses, or those of another data set or tokenizer.
+            PacedError: It holds no teacher responses, or those of another data set or tokenizer.
         """
         path = Path(path)
         if not path.is_dir():
@@ -173,7 +174,7 @@ class TargetStore:
         try:
             names = json.loads((path / _LIST).read_text())
         except (OSError, ValueError) as error:
-            raise ValueError(f"{path} holds no teacher responses of a checkpoint ({error}).") from None
+            raise PacedError(f"{path} holds no teacher responses of a checkpoint ({error}).") from None
         parts = [_Part(path / name, self._read(path / name)) for name in names]
         # What was here before and is not in these parts has to be in the next save, too.
         self._unsaved.update(*(part.prompts for part in self._parts))
@@ -192,14 +193,14 @@ def highest_id(row: Row) -> int:
 
 
 def check_ids(highest: int, vocabulary: int) -> None:
-    """Raise a ValueError where a stored token id is none of the student's.
+    """Raise a :class:`PacedError` where a stored token id is none of the student's.
 
     Args:
         highest: The highest one of all responses.
         vocabulary: Number of token ids that the student knows.
     """
     if highest >= vocabulary:
-        raise ValueError(
+        raise PacedError(
             f"A stored teacher response has the token id {highest}, but the student knows the ids below {vocabulary}: "
             "paced.targets.file was made with another tokenizer. Make it again with `paced-verl targets`."
         )
@@ -217,9 +218,9 @@ def response_in(row: Mapping[str, Any], path: str) -> str | None:
     """The response that a row of the data brings (``targets.column``); ``None`` where that is missing or blank.
 
     Raises:
-        ValueError: It is not text.
+        PacedError: It is not text.
     """
     value = column(row, path)
     if value is not None and not isinstance(value, str):
-        raise ValueError(f"paced.targets.column={path}: expected the text of a response, found {value!r}.")
+        raise PacedError(f"paced.targets.column={path}: expected the text of a response, found {value!r}.")
     return value if value and value.strip() else None

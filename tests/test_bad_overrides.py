@@ -24,6 +24,26 @@ FILES: dict[str, dict[str, Any]] = {
     "role_null": {"prompt": [[USER], [USER | {"role": None}], *[[USER]] * (ROWS - 2)]},
     "extra_text": {"extra_info": ['{"solution": "two"}'] * ROWS},
 }
+ROLLOUT, ACTOR = "actor_rollout_ref.rollout", "actor_rollout_ref.actor"
+LATE = (
+    (f"{ACTOR}.kl_loss_type", "foo", "low_var_kl"),
+    (f"{ACTOR}.optim.lr_warmup_steps", "abc", "whole number"),
+    (f"{ACTOR}.optim.lr_warmup_steps_ratio", "-1", "from 0 on"),
+    (f"{ACTOR}.fsdp_config.model_dtype", "foo", "bf16"),
+    (f"{ROLLOUT}.dtype", "foo", "bfloat16"),
+    (f"{ROLLOUT}.prompt_length", "7", "data.max_prompt_length"),
+    (f"{ROLLOUT}.response_length", "7", "data.max_response_length"),
+    (f"{TEACHER}.inference.gpu_memory_utilization", "0", "above 0"),
+    (f"{TEACHER}.inference.gpu_memory_utilization", "2", "up to 1"),
+    ("trainer.save_freq", "abc", "whole number"),
+    ("trainer.test_freq", "null", "whole number"),
+    ("trainer.logger", "[foo]", "tensorboard"),
+    ("trainer.logger", "3", "a list"),
+    ("data.truncation", "foo", "middle"),
+    (f"{ROLLOUT}.agent.agent_loop_config_path", "nowhere.yaml", "no such file"),
+    (f"{ROLLOUT}.multi_turn.tool_config_path", "/nowhere.yaml", "no such file"),
+)
+"""What verl or vLLM looks up once Ray and the models are there."""
 TEMPLATES = {"quotes_its_row.jinja": "{{ problem }}\n{{ {'problem 3': 'x'}[problem] }}"}
 
 
@@ -78,7 +98,11 @@ def test_no_block_of_verls_is_replaced(composed: bytes, key: str, value: str) ->
         (f"{TEACHER}.inference.max_model_len=64", ["verl would refuse this", "max_model_len=64"]),
         *((f"data.{key}={value}", [f"data.{key}={value}", "or -1"]) for key in ("train_max_samples", "val_max_samples")
           for value in ("0", "-2", "1.5", "abc", "null", "true")),
+        ("trainer.resume_mode=resume_path trainer.resume_from_path=nowhere/global_step_3",
+         ["trainer.resume_from_path=nowhere/global_step_3", "no such folder"]),
+        ("distillation.teacher_models={}", ["distillation.teacher_models={}", "verl's block"]),
         *((f"data.prompt_key={value}", [f"data.prompt_key={value}", "column"]) for value in ("null", "3")),
+        *((f"{key}={value}", [f"{key}={value}", expected]) for key, value, expected in LATE),
         ("data.train_files=no_role.parquet", ["no_role.parquet", "prompt", "role"]),
         ("data.train_files=role_null.parquet", ["1 of 12 rows", "role_null.parquet", "row 1", "no role"]),
         ("data.train_files=extra_text.parquet", ["extra_text.parquet", "extra_info is string"]),

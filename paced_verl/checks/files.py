@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from omegaconf import DictConfig
+from collections.abc import Iterator
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
 
 from paced_verl.checks.data import training_data
 from paced_verl.checks.models import models
@@ -19,7 +22,7 @@ def file_problems(config: DictConfig, paced: PacedConfig | None) -> list[str]:
     Without a block of ours (the advantage, in verl's own trainers): data and reward function alone.
     """
     config = migrated(config)
-    if problems := list(training_data(config, paced)):
+    if problems := [*_named(config), *training_data(config, paced)]:
         return problems
     rows = Rows.read(config, paced)
     if rows.problems:
@@ -28,3 +31,25 @@ def file_problems(config: DictConfig, paced: PacedConfig | None) -> list[str]:
         return list(reward_function(config, rows))
     problems = [*pass_rates(config, paced, rows), *models(config, paced, rows), *reward_function(config, rows)]
     return problems or list(stored_targets(config, paced))
+
+
+def _named(config: DictConfig) -> Iterator[str]:
+    """Files of agent loops and tools, and a checkpoint, that are not where they are said to be."""
+    from verl.utils.import_utils import resolve_config_path
+
+    rollout = "actor_rollout_ref.rollout"
+    for key in (
+        f"{rollout}.agent.agent_loop_config_path",
+        f"{rollout}.multi_turn.tool_config_path",
+        f"{rollout}.multi_turn.function_tool_path",
+    ):
+        if path := OmegaConf.select(config, key):
+            try:
+                found = Path(resolve_config_path(path)).is_file()
+            except FileNotFoundError:
+                found = False
+            if not found:
+                yield f"{key}={path}: there is no such file."
+    path = config.trainer.resume_from_path
+    if config.trainer.resume_mode == "resume_path" and not Path(path).is_dir():
+        yield f"trainer.resume_from_path={path}: there is no such folder."

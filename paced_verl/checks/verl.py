@@ -53,6 +53,8 @@ COUNTS = {
     "trainer.total_epochs": 1,
     "distillation.nnodes": 0,
     "distillation.n_gpus_per_node": 0,
+    "trainer.save_freq": -1,
+    "trainer.test_freq": -1,
 }
 """Whole numbers, by the least that makes sense."""
 COUNTS_OR_NULL = {
@@ -62,16 +64,31 @@ COUNTS_OR_NULL = {
     "trainer.total_training_steps": 1,
     "actor_rollout_ref.rollout.max_model_len": 1,
     "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": 1,
+    "actor_rollout_ref.actor.optim.lr_warmup_steps": -1,
 }
 NOT_NEGATIVE = (
     "actor_rollout_ref.actor.optim.lr",
     "actor_rollout_ref.actor.optim.weight_decay",
+    "actor_rollout_ref.actor.optim.lr_warmup_steps_ratio",
     "actor_rollout_ref.rollout.val_kwargs.temperature",
     "distillation.distillation_loss.distillation_loss_coef",
 )
 POSITIVE = ("actor_rollout_ref.actor.grad_clip", "actor_rollout_ref.rollout.temperature")
 SHARES = ("actor_rollout_ref.rollout.gpu_memory_utilization", "actor_rollout_ref.rollout.top_p")
-RESUME_MODES = ("auto", "disable", "resume_path")
+WORDS = {
+    "data.truncation": ("error", "left", "right", "middle"),
+    "trainer.resume_mode": ("auto", "disable", "resume_path"),
+    "actor_rollout_ref.rollout.dtype": ("auto", "half", "float16", "bfloat16", "float", "float32"),
+    "actor_rollout_ref.actor.kl_loss_type": [
+        kind + straight for kind in ("kl", "k1", "abs", "mse", "k2", "low_var_kl", "k3") for straight in ("", "+")
+    ],
+    **{
+        f"actor_rollout_ref.{role}.fsdp_config.{key}": ("fp32", "float32", "32", "bf16", "bfloat16", "fp16", "float16", "16")
+        for role in ("actor", "ref")
+        for key in ("model_dtype", "dtype")
+    },
+}
+"""Words that verl or vLLM knows, and looks up late; null is the default of its own, where there is one."""
 TEACHER_COUNTS_OR_NULL = {
     "inference.max_model_len": 1,
     "inference.tensor_model_parallel_size": 1,
@@ -90,6 +107,7 @@ def blocks(config: DictConfig) -> Iterator[str]:
         teachers = config.distillation.teacher_models
         wrong = [f"distillation.teacher_models.{name}" for name, teacher in teachers.items()
                  if not isinstance(teacher, DictConfig)]  # fmt: skip
+        wrong += ["distillation.teacher_models"] * (not teachers)
     for key in wrong:
         value = _written(OmegaConf.select(config, key))
         yield f"{key}={value}: expected verl's block of settings. Change the settings in it one by one."
@@ -128,10 +146,12 @@ def numbers(config: DictConfig) -> Iterator[str]:
     for name in config.distillation.teacher_models:
         for key, least in TEACHER_COUNTS_OR_NULL.items():
             yield from _count(config, f"distillation.teacher_models.{name}.{key}", least, null=True)
+    shares = [*SHARES, *(f"distillation.teacher_models.{name}.inference.gpu_memory_utilization"
+                         for name in config.distillation.teacher_models)]  # fmt: skip
     for keys, expected, fits in (
         (NOT_NEGATIVE, "a number from 0 on", lambda value: value >= 0),
         (POSITIVE, "a number above 0", lambda value: value > 0),
-        (SHARES, "a number above 0, up to 1", lambda value: 0 < value <= 1),
+        (shares, "a number above 0, up to 1", lambda value: 0 < value <= 1),
     ):
         for key in keys:
             value = OmegaConf.select(config, key)
@@ -177,6 +197,10 @@ def names(config: DictConfig) -> Iterator[str]:
         yield f"actor_rollout_ref.actor.policy_loss.loss_mode={policy_loss}: verl knows {known}."
     if not isinstance(mode := config.trainer.v1.trainer_mode, str):
         yield f"trainer.v1.trainer_mode={mode}: expected the name of a trainer."
+    for key, words in WORDS.items():
+        if (word := OmegaConf.select(config, key)) is not None and str(word) not in words:
+            yield f"{key}={word}: expected one of {', '.join(words)}."
+    yield from _loggers(config.trainer.logger)
     yield from _resume(config.trainer)
     agent = config.actor_rollout_ref.rollout.agent
     if not agent.agent_loop_config_path and agent.default_agent_loop not in AGENT_LOOPS:
@@ -198,10 +222,20 @@ def device(config: DictConfig) -> Iterator[str]:
         )
 
 
+def _loggers(logger: Any) -> Iterator[str]:
+    from verl.utils.tracking import Tracking
+
+    names = [logger] if isinstance(logger, str) else logger
+    if not OmegaConf.is_list(names) and not isinstance(names, list):
+        yield f"trainer.logger={_written(logger)}: expected a list, such as [console,file]."
+        return
+    for name in names:
+        if name not in Tracking.supported_backend:
+            yield f"trainer.logger=[{name}]: verl logs to {', '.join(Tracking.supported_backend)}."
+
+
 def _resume(trainer: DictConfig) -> Iterator[str]:
-    if trainer.resume_mode not in RESUME_MODES:
-        yield f"trainer.resume_mode={trainer.resume_mode}: expected one of {', '.join(RESUME_MODES)}."
-    elif trainer.resume_mode == "resume_path" and "global_step_" not in str(trainer.resume_from_path):
+    if trainer.resume_mode == "resume_path" and "global_step_" not in str(trainer.resume_from_path):
         path = trainer.resume_from_path
         yield f"trainer.resume_from_path={path}: trainer.resume_mode=resume_path needs the folder …/global_step_N."
 
@@ -209,6 +243,13 @@ def _resume(trainer: DictConfig) -> Iterator[str]:
 def shapes(config: DictConfig, trainer_mode: str) -> Iterator[str]:
     """Batches, lengths and pools that do not fit each other."""
     data, trainer, rollout = config.data, config.trainer, config.actor_rollout_ref.rollout
+    for part in ("prompt", "response"):
+        here, there = rollout[f"{part}_length"], data[f"max_{part}_length"]
+        if here != there:
+            yield (
+                f"actor_rollout_ref.rollout.{part}_length={here} and data.max_{part}_length={there} are one length. "
+                f"Set data.max_{part}_length alone; the other follows it."
+            )
     mini = config.actor_rollout_ref.actor.ppo_mini_batch_size
     if mini > data.train_batch_size:
         yield (
