@@ -204,7 +204,8 @@ def wire(config: DictConfig, paced: PacedConfig, base_mode: str) -> None:
 
 def _no_pool(config: DictConfig) -> None:
     """verl checks teacher and pool against each other even where the trainer starts neither."""
-    teacher = config.distillation.teacher_models.teacher_model
+    teachers = config.distillation.teacher_models
+    teacher = teachers.get("teacher_model") or next(iter(teachers.values()))
     teacher.model_path = teacher.model_path or config.actor_rollout_ref.model.path
     teacher.inference.max_model_len = None
     inference = teacher.inference

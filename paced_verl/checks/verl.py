@@ -75,6 +75,7 @@ NOT_NEGATIVE = (
 )
 POSITIVE = ("actor_rollout_ref.actor.grad_clip", "actor_rollout_ref.rollout.temperature")
 SHARES = ("actor_rollout_ref.rollout.gpu_memory_utilization", "actor_rollout_ref.rollout.top_p")
+DTYPES = ("fp32", "float32", "32", "bf16", "bfloat16", "fp16", "float16", "16")
 WORDS = {
     "data.truncation": ("error", "left", "right", "middle"),
     "trainer.resume_mode": ("auto", "disable", "resume_path"),
@@ -83,7 +84,7 @@ WORDS = {
         kind + straight for kind in ("kl", "k1", "abs", "mse", "k2", "low_var_kl", "k3") for straight in ("", "+")
     ],
     **{
-        f"actor_rollout_ref.{role}.fsdp_config.{key}": ("fp32", "float32", "32", "bf16", "bfloat16", "fp16", "float16", "16")
+        f"actor_rollout_ref.{role}.fsdp_config.{key}": DTYPES
         for role in ("actor", "ref")
         for key in ("model_dtype", "dtype")
     },
