@@ -51,10 +51,16 @@ def targets(
     overrides: Overrides = None, config_name: ConfigName = "ppo_trainer", config_path: ConfigPath = None
 ) -> None:
     """Have the teacher write its responses ahead of a run, into paced.targets.file. Goes on where it stopped."""
+    from paced_verl.checks import check
     from paced_verl.generate import generate_targets
     from paced_verl.launch import compose
 
-    counts = _or_exit(lambda: generate_targets(compose(overrides or [], config_name, config_path)))
+    def generate() -> dict[str, float]:
+        config = compose(overrides or [], config_name, config_path)
+        paced, _ = check(config)
+        return generate_targets(config, paced)
+
+    counts = _or_exit(generate)
     _say(", ".join(f"{name} {count}" for name, count in counts.items()))
 
 

@@ -30,6 +30,7 @@ from typing_extensions import Self
 
 from paced_verl.context import TeacherContext
 from paced_verl.errors import PacedError, nearest
+from paced_verl.instructions import Route
 from paced_verl.kernel import Kernel
 from paced_verl.schedule import Schedule
 
@@ -362,6 +363,10 @@ class RouteConfig(Block):
         if self.hopeless >= self.mastered:
             raise ValueError(f"hopeless={self.hopeless} must be below mastered={self.mastered}")
         return self
+
+    def to_route(self) -> Route:
+        """Its two borders."""
+        return Route(self.mastered, self.hopeless)
 
 
 class EndpointConfig(Block):

@@ -16,7 +16,6 @@ from verl.trainer.ppo.utils import create_rl_dataset
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.reward_score import default_compute_score
 
-from paced_verl.checks import check
 from paced_verl.config import ConfigError, PacedConfig, TargetsConfig
 from paced_verl.context import TeacherContext
 from paced_verl.endpoint import Endpoint
@@ -30,19 +29,21 @@ from paced_verl.waiting import Waiting, Writer
 CHUNK = 512  # prompts handed to the offline engine at once
 
 
-def generate_targets(config: DictConfig) -> dict[str, float]:
+def generate_targets(config: DictConfig, paced: PacedConfig) -> dict[str, float]:
     """Write a teacher response for every training prompt that has none yet, those that were skipped before among them.
+
+    Args:
+        config: verl's whole configuration, settled and checked.
+        paced: Its ``paced`` block, parsed.
 
     Returns:
         Counts: ``stored`` responses, of which ``new``; prompts that were ``skipped`` (none was kept in ``attempts``
         tries); of an endpoint also :class:`~paced_verl.endpoint.Endpoint`'s.
 
     Raises:
-        ConfigError: No file to write to, several teachers, no response that could be kept, or anything that would stop
-            the run too.
+        ConfigError: No file to write to, several teachers, or no response that could be kept.
         ConnectionError: The endpoint failed; what it answered before is stored.
     """
-    paced, _ = check(config)
     if paced.targets.file is None:
         raise ConfigError("paced.targets.file is not set: where should the teacher responses go?")
     model = omega_conf_to_dataclass(config.actor_rollout_ref.model)

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from paced_verl import fields
-from paced_verl.config import RouteConfig
 from paced_verl.kernel import weights_by_successes
 from paced_verl.sampler import PassRateSampler
 from paced_verl.schedule import Stage
+
+
+@dataclass(frozen=True)
+class Route:
+    """Which losses a prompt gets by its pass rate, beside a task reward.
+
+    Attributes:
+        mastered: From this pass rate on: neither distillation nor task reward.
+        hopeless: Up to this pass rate: self-distillation alone.
+    """
+
+    mastered: float
+    hopeless: float
 
 
 def row_instructions(
@@ -22,7 +35,7 @@ def row_instructions(
     n: int,
     sampler: PassRateSampler,
     group_weights: bool = False,
-    route: RouteConfig | None = None,
+    route: Route | None = None,
 ) -> dict[str, list[Any]]:
     """The fields (:mod:`paced_verl.fields`) of the rows of these prompts, one entry a prompt.
 
@@ -55,7 +68,7 @@ def row_instructions(
     return rows
 
 
-def _route(rows: dict[str, list[Any]], rates: npt.NDArray[np.float32], route: RouteConfig, coef: float) -> None:
+def _route(rows: dict[str, list[Any]], rates: npt.NDArray[np.float32], route: Route, coef: float) -> None:
     """Mastered prompts get neither loss, hopeless ones only self-distillation; unknown ones (NaN) get both."""
     for i, rate in enumerate(rates.tolist()):
         if rate >= route.mastered:

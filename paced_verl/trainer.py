@@ -315,7 +315,7 @@ class PacedTrainer:
             n=n,
             sampler=self.state.sampler,
             group_weights=self.paced.weight.source == "group",
-            route=self.paced.route,
+            route=self.paced.route.to_route() if self.paced.route else None,
         )
         if self.stage.responses == "teacher":
             instructions[fields.TARGET] = [self._stored_target(prompt) for prompt in prompts.tolist()]

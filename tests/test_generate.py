@@ -16,6 +16,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from paced_verl import generate, waiting
+from paced_verl.checks import check
 from paced_verl.config import ConfigError, PacedConfig
 from paced_verl.fingerprint import prompt_hash
 from paced_verl.generate import generate_targets
@@ -48,26 +49,25 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def targets(folder: Path, *overrides: str, group: str = "two_stage") -> dict[str, float]:
     """``paced-verl targets``, without its command line. The teacher's model is nowhere: nothing may load it."""
-    return generate_targets(
-        compose(
-            [
-                f"+paced={group}",
-                "+machine=cpu",
-                f"data.train_files={folder}/train.parquet",
-                f"data.val_files={folder}/train.parquet",
-                "data.train_batch_size=4",
-                "data.max_prompt_length=32",
-                "data.max_response_length=8",
-                f"actor_rollout_ref.model.path={folder}/student",
-                "distillation.teacher_models.teacher_model.model_path=nobody/nothing",
-                "actor_rollout_ref.actor.ppo_mini_batch_size=4",
-                "trainer.total_training_steps=3",
-                "reward.custom_reward_function.path=pkg://paced_verl.tasks.reward",
-                "reward.custom_reward_function.name=compute_score",
-                *overrides,
-            ]
-        )
+    config = compose(
+        [
+            f"+paced={group}",
+            "+machine=cpu",
+            f"data.train_files={folder}/train.parquet",
+            f"data.val_files={folder}/train.parquet",
+            "data.train_batch_size=4",
+            "data.max_prompt_length=32",
+            "data.max_response_length=8",
+            f"actor_rollout_ref.model.path={folder}/student",
+            "distillation.teacher_models.teacher_model.model_path=nobody/nothing",
+            "actor_rollout_ref.actor.ppo_mini_batch_size=4",
+            "trainer.total_training_steps=3",
+            "reward.custom_reward_function.path=pkg://paced_verl.tasks.reward",
+            "reward.custom_reward_function.name=compute_score",
+            *overrides,
+        ]
     )
+    return generate_targets(config, check(config)[0])
 
 
 def endpoint(server: ChatServer, *overrides: str) -> list[str]:

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from paced_verl import fields
-from paced_verl.config import RouteConfig
 from paced_verl.group import Group, Scored
-from paced_verl.instructions import row_instructions
+from paced_verl.instructions import Route, row_instructions
 from paced_verl.kernel import Kernel
 from paced_verl.passrate import PassRateTable
 from paced_verl.sampler import PassRateSampler
@@ -97,7 +96,7 @@ def test_the_first_step_has_the_scale_of_later_ones_though_nothing_is_known() ->
 
 
 def test_routing_by_pass_rate() -> None:
-    route = RouteConfig(mastered=1.0, hopeless=0.25, context="answer")
+    route = Route(mastered=1.0, hopeless=0.25)
     rows = row_instructions(np.arange(5), stage=stage(coef=(0.5, 0.5)), step=11, n=2, sampler=sampler(), route=route)
     assert rows[fields.SELF] == [True, True, False, False, False]
     assert rows[fields.TASK] == [0, 0, 1, 1, 0]
@@ -110,6 +109,6 @@ def test_a_prompt_that_nobody_has_tried_gets_both_losses() -> None:
     table = PassRateTable(3)
     table.observe([0], [2], [4], step=0)
     unknown = PassRateSampler(table, Kernel(), skip_zero_weight=False)
-    rows = row_instructions(np.array([2]), stage=stage(), step=11, n=2, sampler=unknown, route=RouteConfig())
+    rows = row_instructions(np.array([2]), stage=stage(), step=11, n=2, sampler=unknown, route=Route(1.0, 0.0))
     assert rows[fields.TASK] == [1.0]
     assert rows[fields.SELF] == [False]
