@@ -14,7 +14,7 @@ works, too, by quadrature.
 
 import numpy as np
 
-from paced_verl.kernel import register_kernel
+from paced_verl.pacing.kernel import register_kernel
 
 
 @register_kernel("root")

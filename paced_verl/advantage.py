@@ -38,9 +38,9 @@ from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage, register
 
 from paced_verl.config import ConfigError, Factor, KernelConfig, Number, PositiveFactor
 from paced_verl.divergence.functions import LOG_ZERO
-from paced_verl.kernel import FloatArray, Kernel, weights_by_successes
 from paced_verl.names import TRAINER_MODES
-from paced_verl.passrate import is_correct
+from paced_verl.pacing.kernel import FloatArray, Kernel, weights_by_successes
+from paced_verl.pacing.pass_rates import is_correct
 from paced_verl.verdicts import Replacement, Verdict, replace
 from paced_verl.wiring import seed_of_subset
 
@@ -53,7 +53,7 @@ class AdvantageConfig(KernelConfig):
     threshold: Number = 0.5
     """A response is correct from this score on: the sum of its token rewards (verl hands an estimator no ``acc``)."""
     mean_weight: PositiveFactor | None = None
-    """What w is divided by; null: see :func:`paced_verl.kernel.weights_by_successes`."""
+    """What w is divided by; null: see :func:`paced_verl.pacing.kernel.weights_by_successes`."""
     task_coef: Factor = 0.0
     """Factor of GRPO's advantage (verl's, under ``algorithm.norm_adv_by_std_in_grpo``). Not multiplied by w̃."""
     strict: StrictBool = False
@@ -81,7 +81,7 @@ def group_weights(
     Args:
         scores: One a response; it is correct from ``threshold`` on.
         index: Its prompt's group, anything that sorts; same length. Groups may differ in size.
-        kernel, mean_weight: See :func:`paced_verl.kernel.weights_by_successes`.
+        kernel, mean_weight: See :func:`paced_verl.pacing.kernel.weights_by_successes`.
 
     Returns:
         float64, one a response; 1 for a response that is alone in its group.

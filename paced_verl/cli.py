@@ -67,8 +67,8 @@ def targets(
 @pass_rates.command("show")
 def show(file: Annotated[Path, typer.Argument(help="A pass_rates.parquet, of a checkpoint or your own.")]) -> None:
     """Summarise a table: how hard the problems are for the student, and what the paper's weight makes of them."""
-    from paced_verl.kernel import Kernel
-    from paced_verl.passrate import PassRateTable
+    from paced_verl.pacing.kernel import Kernel
+    from paced_verl.pacing.pass_rates import PassRateTable
 
     table = _or_exit(lambda: PassRateTable.load(file))
     summary = table.summary()

@@ -30,9 +30,9 @@ from typing_extensions import Self
 
 from paced_verl.context import TeacherContext
 from paced_verl.errors import PacedError, nearest
-from paced_verl.instructions import Route
-from paced_verl.kernel import Kernel
-from paced_verl.schedule import Schedule
+from paced_verl.pacing.instructions import Route
+from paced_verl.pacing.kernel import Kernel
+from paced_verl.pacing.schedule import Schedule
 
 # A number is no text and no boolean, and finite; an integer is a number. Bounds only keep out what cannot be meant.
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -261,7 +261,7 @@ class StageConfig(Block):
         return self
 
     def to_stage(self) -> dict[str, Any]:
-        """What :class:`paced_verl.schedule.Stage` needs, without its place in the run."""
+        """What :class:`paced_verl.pacing.schedule.Stage` needs, without its place in the run."""
         stage = self.model_dump(include={"responses", "parameters", "lr_factor"})
         if isinstance(self.divergence, InterpolationConfig):
             stage |= {"divergence": self.divergence.start, "towards": self.divergence.end, "over": self.divergence.over}

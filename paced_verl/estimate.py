@@ -18,7 +18,7 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.dataset.rl_dataset import collate_fn
 
 from paced_verl import fields
-from paced_verl.passrate import PassRateTable, is_correct
+from paced_verl.pacing.pass_rates import PassRateTable, is_correct
 from paced_verl.sessions import sessions
 
 PARTITION = "val"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from paced_verl.passrate import is_correct
+from paced_verl.pacing.pass_rates import is_correct
 
 
 @dataclass(frozen=True)

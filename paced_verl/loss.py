@@ -26,9 +26,9 @@ from verl.workers.utils.padding import no_padding_2_padding
 from paced_verl import fields
 from paced_verl.config import PacedConfig
 from paced_verl.divergence import TokenDivergence, full_divergence, token_divergence
+from paced_verl.divergence.selection import selection_factor, tip_scores
 from paced_verl.names import LOSS_MODE
-from paced_verl.schedule import Schedule, Stage
-from paced_verl.selection import selection_factor, tip_scores
+from paced_verl.pacing.schedule import Schedule, Stage
 
 METRIC_PREFIX = "paced/divergence"
 _DIAGNOSTICS = {

@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from paced_verl.config import PacedConfig
-from paced_verl.schedule import Schedule
+from paced_verl.pacing.schedule import Schedule
 from paced_verl.wiring import teacher_paths
 
 FILE = "settings.json"

@@ -22,7 +22,7 @@ from paced_verl.config import PacedConfig
 from paced_verl.context import TeacherContext
 from paced_verl.group import Scored
 from paced_verl.outcomes import Report, Visit
-from paced_verl.passrate import is_correct
+from paced_verl.pacing.pass_rates import is_correct
 from paced_verl.prompts import Prompts
 from paced_verl.scoring import (
     StudentServers,

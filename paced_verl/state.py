@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from paced_verl import kernel as kernels
 from paced_verl.config import PacedConfig
-from paced_verl.passrate import PassRateTable
-from paced_verl.sampler import PassRateSampler
+from paced_verl.pacing import kernel as kernels
+from paced_verl.pacing.pass_rates import PassRateTable
+from paced_verl.pacing.sampler import PassRateSampler
 from paced_verl.target_file import Origin
 from paced_verl.targets import TargetStore
 

@@ -37,11 +37,11 @@ from paced_verl.config import ConfigError
 from paced_verl.estimate import correct_of_row, estimate_pass_rates
 from paced_verl.fingerprint import fingerprint_of, prompt_hash, tokenizer_hash
 from paced_verl.health import EngineWatch
-from paced_verl.instructions import row_instructions
 from paced_verl.loss import METRIC_PREFIX, paced_loss
 from paced_verl.outcomes import RefillLimit, Report
-from paced_verl.passrate import PassRateTable
-from paced_verl.schedule import Stage, refresh_due
+from paced_verl.pacing.instructions import row_instructions
+from paced_verl.pacing.pass_rates import PassRateTable
+from paced_verl.pacing.schedule import Stage, refresh_due
 from paced_verl.sessions import sessions
 from paced_verl.state import PacedState
 from paced_verl.targets import Target, response_in

@@ -20,9 +20,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from paced_verl.kernel import Kernel
-from paced_verl.passrate import PassRateTable
-from paced_verl.sampler import PassRateSampler
+from paced_verl.pacing.kernel import Kernel
+from paced_verl.pacing.pass_rates import PassRateTable
+from paced_verl.pacing.sampler import PassRateSampler
 
 BATCH = 512
 TRIALS = 8

@@ -28,9 +28,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from paced_verl.config import PassRateConfig  # noqa: E402
-from paced_verl.passrate import PassRateTable  # noqa: E402
+from paced_verl.pacing.pass_rates import PassRateTable  # noqa: E402
+from paced_verl.pacing.sampler import shuffled  # noqa: E402
 from paced_verl.report.run import Run  # noqa: E402
-from paced_verl.sampler import shuffled  # noqa: E402
 from paced_verl.targets import Target, TargetStore  # noqa: E402
 from tests.e2e.harness import Launched, Workplace  # noqa: E402
 

@@ -14,7 +14,7 @@ from verl.workers.config import DistillationLossConfig
 
 from paced_verl import fields
 from paced_verl.config import PacedConfig
-from paced_verl.schedule import Schedule
+from paced_verl.pacing.schedule import Schedule
 
 VOCAB, TOPK = 23, 5
 

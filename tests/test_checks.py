@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from paced_verl.checks import check
 from paced_verl.config import ConfigError
 from paced_verl.launch import compose
-from paced_verl.passrate import PassRateTable
+from paced_verl.pacing.pass_rates import PassRateTable
 from paced_verl.plan import Plan
 
 ROWS = 12

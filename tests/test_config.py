@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 import paced_verl
 from paced_verl.advantage import AdvantageConfig
 from paced_verl.config import ConfigError, PacedConfig
-from paced_verl.kernel import Kernel
+from paced_verl.pacing.kernel import Kernel
 
 GROUPS = Path(paced_verl.__file__).parent / "configs" / "paced"
 

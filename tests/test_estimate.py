@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from paced_verl import estimate, fields
-from paced_verl.passrate import PassRateTable
+from paced_verl.pacing.pass_rates import PassRateTable
 from tests.queue import Queue
 
 

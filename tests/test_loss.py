@@ -16,7 +16,7 @@ from verl.utils.ulysses import set_ulysses_sequence_parallel_group
 
 from paced_verl.config import PacedConfig
 from paced_verl.loss import paced_loss
-from paced_verl.schedule import Schedule
+from paced_verl.pacing.schedule import Schedule
 from tests.batches import (
     PACED,
     SCHEDULE,

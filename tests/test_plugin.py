@@ -60,7 +60,7 @@ BROKEN = """
 import sys
 class Broken:
     def find_spec(self, name, path=None, target=None):
-        if name in ("paced_verl.sampler", "paced_verl.divergence"):
+        if name in ("paced_verl.pacing.sampler", "paced_verl.divergence"):
             raise ImportError(f"{name} is broken")
 sys.meta_path.insert(0, Broken())
 """
@@ -81,7 +81,7 @@ def test_a_broken_plugin_is_said_and_ends_no_run_that_does_not_use_it(broken: di
     assert result.returncode == 0, result.stderr
     assert "PPOTrainerSync" in result.stdout
     said = [line for line in result.stderr.splitlines() if line.startswith("paced-verl is installed but does not load")]
-    assert any("ImportError: paced_verl.sampler is broken" in line for line in said)
+    assert any("ImportError: paced_verl.pacing.sampler is broken" in line for line in said)
     assert len(said) == len(set(said))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from paced_verl.config import PacedConfig
-from paced_verl.kernel import fit_exponents, fit_prior
+from paced_verl.pacing.kernel import fit_exponents, fit_prior
 from paced_verl.state import PacedState
 from paced_verl.targets import Target
 

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from paced_verl.checks import check
 from paced_verl.config import ConfigError
 from paced_verl.fingerprint import prompt_hash, tokenizer_hash
-from paced_verl.passrate import PassRateTable
+from paced_verl.pacing.pass_rates import PassRateTable
 from paced_verl.plan import Plan
 from paced_verl.target_file import Origin
 from paced_verl.targets import Target, TargetStore

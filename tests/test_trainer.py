@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from paced_verl import fields, trainer
 from paced_verl.outcomes import Outcome, RefillLimit, Report
-from paced_verl.passrate import PassRateTable
+from paced_verl.pacing.pass_rates import PassRateTable
 from paced_verl.trainer import PacedTrainer, RefillError
 from tests.queue import Queue
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from paced_verl.checks.data import number_of_prompts
 from paced_verl.checks.scan import Rows
 from paced_verl.config import PacedConfig
-from paced_verl.passrate import PassRateTable
+from paced_verl.pacing.pass_rates import PassRateTable
 from paced_verl.state import PacedState
 
 KEY = "paced.pass_rate.file"

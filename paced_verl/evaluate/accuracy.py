@@ -28,7 +28,7 @@ from paced_verl.evaluate import EvaluationError, check_writable, write_json
 from paced_verl.evaluate.models import weights_folder
 from paced_verl.evaluate.statistics import estimate
 from paced_verl.launch import compose
-from paced_verl.passrate import is_correct
+from paced_verl.pacing.pass_rates import is_correct
 
 # Validation alone needs the student's engine and its servers; the rest of a run would only take memory.
 STUDENT_ONLY = (

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from paced_verl.passrate import PassRateTable
+from paced_verl.pacing.pass_rates import PassRateTable
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from paced_verl.kernel import Kernel, fit_prior
-from paced_verl.passrate import PassRateTable
-from paced_verl.sampler import PassRateSampler
+from paced_verl.pacing.kernel import Kernel, fit_prior
+from paced_verl.pacing.pass_rates import PassRateTable
+from paced_verl.pacing.sampler import PassRateSampler
 from paced_verl.targets import TargetStore
 from tests.e2e.harness import Workplace
 

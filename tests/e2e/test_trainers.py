@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from paced_verl import fields
-from paced_verl.kernel import Kernel
-from paced_verl.passrate import PassRateTable
-from paced_verl.sampler import PassRateSampler
+from paced_verl.pacing.kernel import Kernel
+from paced_verl.pacing.pass_rates import PassRateTable
+from paced_verl.pacing.sampler import PassRateSampler
 from tests.e2e.conftest import ROOT
 from tests.e2e.harness import Workplace
 

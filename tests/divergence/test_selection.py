@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paced_verl.selection import selection_factor, tip_scores
+from paced_verl.divergence.selection import selection_factor, tip_scores
 
 KEEPS = ["0.01", "0.1", "0.2", "0.3", "0.5", "0.7", "1.0"]  # as written in a configuration
 

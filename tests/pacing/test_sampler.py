@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from paced_verl.kernel import Kernel
-from paced_verl.passrate import PassRateTable
-from paced_verl.sampler import PassRateSampler, shuffled
+from paced_verl.pacing.kernel import Kernel
+from paced_verl.pacing.pass_rates import PassRateTable
+from paced_verl.pacing.sampler import PassRateSampler, shuffled
 
 WAYS = [(0.0, 0.0, True), (0.0, 0.0, False), (0.0, 0.2, True), (0.5, 0.0, True), (1.0, 0.1, True), (0.3, 1.0, True)]
 """(power, explore, skip_zero_weight)"""

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from paced_verl import kernel as kernel_module
-from paced_verl.kernel import Kernel, fit_exponents, fit_prior, register_kernel, weights_by_successes
+from paced_verl.pacing import kernel as kernel_module
+from paced_verl.pacing.kernel import Kernel, fit_exponents, fit_prior, register_kernel, weights_by_successes
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from paced_verl import fields
-from paced_verl.kernel import weights_by_successes
-from paced_verl.sampler import PassRateSampler
-from paced_verl.schedule import Stage
+from paced_verl.pacing.kernel import weights_by_successes
+from paced_verl.pacing.sampler import PassRateSampler
+from paced_verl.pacing.schedule import Stage
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ import pytest
 
 from paced_verl import fields
 from paced_verl.group import Group, Scored
-from paced_verl.instructions import Route, row_instructions
-from paced_verl.kernel import Kernel
-from paced_verl.passrate import PassRateTable
-from paced_verl.sampler import PassRateSampler
-from paced_verl.schedule import Stage
+from paced_verl.pacing.instructions import Route, row_instructions
+from paced_verl.pacing.kernel import Kernel
+from paced_verl.pacing.pass_rates import PassRateTable
+from paced_verl.pacing.sampler import PassRateSampler
+from paced_verl.pacing.schedule import Stage
 
 SUCCESSES = np.array([0, 1, 2, 3, 4])
 

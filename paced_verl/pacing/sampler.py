@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from paced_verl.kernel import Kernel
-from paced_verl.passrate import PassRateTable
+from paced_verl.pacing.kernel import Kernel
+from paced_verl.pacing.pass_rates import PassRateTable
 
 _BLOCK = 256  # prompts that share one entry of the sums a draw searches
 _PART = 256 * _BLOCK  # prompts handled at once in a pass over all of them; its temporaries fit a core's cache

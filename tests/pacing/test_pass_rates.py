@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paced_verl import passrate
 from paced_verl.config import PassRateConfig
-from paced_verl.kernel import Kernel
-from paced_verl.passrate import PassRateTable
+from paced_verl.pacing import pass_rates
+from paced_verl.pacing.kernel import Kernel
+from paced_verl.pacing.pass_rates import PassRateTable
 
 SIZE = 6
 
@@ -190,7 +190,7 @@ def test_a_table_of_another_data_set_is_refused(table, tmp_path):
 
 def test_a_table_of_another_format_is_refused(table, tmp_path, monkeypatch):
     path = tmp_path / "new.parquet"
-    monkeypatch.setattr(passrate, "_FORMAT", b"2")
+    monkeypatch.setattr(pass_rates, "_FORMAT", b"2")
     table.save(path)
     monkeypatch.undo()
     with pytest.raises(ValueError, match=r"new\.parquet: expected format 1, found 2"):

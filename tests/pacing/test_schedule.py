@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paced_verl.schedule import Schedule, refresh_due
+from paced_verl.pacing.schedule import Schedule, refresh_due
 
 FORWARD = {"divergence": "forward_kl", "responses": "teacher"}
 REVERSE = {"divergence": "reverse_kl", "responses": "student"}
