@@ -28,11 +28,11 @@ from pydantic import (
 )
 from typing_extensions import Self
 
-from paced_verl.context import TeacherContext
 from paced_verl.errors import PacedError, nearest
 from paced_verl.pacing.instructions import Route
 from paced_verl.pacing.kernel import Kernel
 from paced_verl.pacing.schedule import Schedule
+from paced_verl.teacher.context import TeacherContext
 
 # A number is no text and no boolean, and finite; an integer is a number. Bounds only keep out what cannot be meant.
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -300,7 +300,8 @@ class TeacherConfig(Block):
     """Which model: null for ``distillation.teacher_models`` (with backend: reference and none named there, the
     student's initial weights); ``student`` for these, whatever a command line names there."""
     context: Annotated[str | dict[str, str], BeforeValidator(_names_contexts)] = "none"
-    """``none``, ``solution``, ``answer``, ``rollout``, or the path of a Jinja template (see paced_verl/contexts). With
+    """``none``, ``solution``, ``answer``, ``rollout``, or the path of a Jinja template (see
+    paced_verl/teacher/templates). With
     several teachers, one for each: ``{teacher key: context}``."""
     solution_key: Text = "solution"
     """The field of ``extra_info`` that holds a problem's expert solution."""

@@ -17,13 +17,13 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.reward_score import default_compute_score
 
 from paced_verl.config import ConfigError, PacedConfig, TargetsConfig
-from paced_verl.context import TeacherContext
 from paced_verl.endpoint import Endpoint
 from paced_verl.fingerprint import fingerprint_of, tokenizer_hash
 from paced_verl.judge import Judge
-from paced_verl.prompts import Prompts
 from paced_verl.target_file import Origin
 from paced_verl.targets import TargetStore
+from paced_verl.teacher.context import TeacherContext
+from paced_verl.teacher.prompts import Prompts
 from paced_verl.waiting import Waiting, Writer
 
 CHUNK = 512  # prompts handed to the offline engine at once

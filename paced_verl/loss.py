@@ -69,7 +69,7 @@ def paced_loss(
         distillation_config: verl's distillation configuration (task rewards, coefficient, clamps).
         paced: The parsed ``paced`` block (token selection, top-k).
         schedule: Says which divergence each stage trains.
-        teacher: The :class:`paced_verl.teacher.ReferenceTeacher` of this worker, if it has one.
+        teacher: The :class:`paced_verl.teacher.engine.ReferenceTeacher` of this worker, if it has one.
         model_output: Second call: jagged (B, tokens) tensors, from the first call and from verl.
         data: The micro-batch.
         dp_group: Passed on to verl's policy loss.

@@ -17,7 +17,7 @@ from verl.experimental.separation.engine_workers import DetachActorWorker
 from verl.single_controller.base.decorator import Dispatch, make_nd_compute_dataproto_dispatch_fn, register
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
-from paced_verl.teacher import ReferenceTeacher
+from paced_verl.teacher.engine import ReferenceTeacher
 
 
 class PacedWorker:
@@ -56,7 +56,7 @@ class PacedWorker:
 
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="actor"))
     def compute_teacher(self, data: TensorDict) -> TensorDict | None:
-        """The teacher's fields of a batch; see :meth:`paced_verl.teacher.ReferenceTeacher.answer`."""
+        """The teacher's fields of a batch; see :meth:`paced_verl.teacher.engine.ReferenceTeacher.answer`."""
         assert self.teacher is not None
         return self.teacher.answer(data)
 

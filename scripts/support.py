@@ -16,9 +16,9 @@ from omegaconf import OmegaConf
 from pydantic import BaseModel
 
 from paced_verl.config import PacedConfig, StageConfig
-from paced_verl.context import BUILTIN
 from paced_verl.launch import compose
 from paced_verl.names import TRAINER_MODES
+from paced_verl.teacher.context import BUILTIN
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD, TABLE = ROOT / "outputs" / "e2e" / "launches.jsonl", ROOT / "docs" / "support.md"

@@ -27,9 +27,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from paced_verl.context import TeacherContext
 from paced_verl.tasks.reasoning_gym import prepare, problems
 from paced_verl.tasks.reward import compute_score
+from paced_verl.teacher.context import TeacherContext
 
 # The end of a turn is named as in Qwen3's own vocabulary: verl looks the name up for every Qwen3 model.
 PAD, END, ROLES = "<|pad|>", "<|im_end|>", ("<|system|>", "<|user|>", "<|assistant|>")

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 from paced_verl import cli
 from paced_verl.config import ConfigError
-from paced_verl.context import ContextError
 from paced_verl.evaluate import EvaluationError
 from paced_verl.pacing.pass_rates import PassRateTable
+from paced_verl.teacher.context import ContextError
 
 LONG = "paced.teacher.context: " + "a long word " * 200 + "end"
 

@@ -17,10 +17,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from paced_verl.config import ConfigError, PacedConfig
-from paced_verl.context import TeacherContext
 from paced_verl.endpoint import PATIENCE, Endpoint
 from paced_verl.judge import Judge
 from paced_verl.targets import TargetStore
+from paced_verl.teacher.context import TeacherContext
 from paced_verl.waiting import Waiting
 
 WORDS = ["problem", "is", *map(str, range(20))]

@@ -24,8 +24,8 @@ from paced_verl.checks.data import (
 )
 from paced_verl.checks.rows import SOURCES, Longest, Need, Tally, blocks, each_row, lacking, values
 from paced_verl.config import PacedConfig
-from paced_verl.context import TeacherContext
 from paced_verl.fingerprint import fingerprint, spread
+from paced_verl.teacher.context import TeacherContext
 
 Shown = tuple[str, TeacherContext, str | None]
 """A setting, the context it names, and the key of the teacher whose rows it is for (``None``: any row)."""

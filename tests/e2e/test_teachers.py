@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from paced_verl.context import TeacherContext
+from paced_verl.teacher.context import TeacherContext
 from tests.e2e.harness import Launched, Workplace
 
 ONE_STAGE = "paced.schedule=[{until:1.0,divergence:%s,responses:student}]"

@@ -32,7 +32,7 @@ def test_the_wheel_works_from_another_folder(tmp_path: Path) -> None:
         "hydra_plugins/paced_verl_search_path.py",
         "paced_verl/configs/paced/two_stage.yaml",
         "paced_verl/configs/machine/cpu.yaml",
-        "paced_verl/contexts/solution.jinja",
+        "paced_verl/teacher/templates/solution.jinja",
     ):
         assert needed in names
     assert not [name for name in names if name.startswith(("tests", "scripts", "examples"))]

@@ -23,7 +23,7 @@ from paced_verl.errors import PacedError, nearest
 
 BUILTIN = ("none", "solution", "answer", "rollout")
 NAMES = ("problem", "solution", "answer", "extra_info", "rollout")
-_FOLDER = Path(__file__).parent / "contexts"
+_FOLDER = Path(__file__).parent / "templates"
 
 
 class ContextError(PacedError):

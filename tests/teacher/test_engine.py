@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Con
 from paced_verl import fields
 from paced_verl.divergence import full_divergence
 from paced_verl.launch import compose
-from paced_verl.teacher import ReferenceTeacher, top_k
+from paced_verl.teacher.engine import ReferenceTeacher, top_k
 
 VOCAB, TOPK = 48, 7
 PROMPTS = [[3, 4, 5], [6, 7], [8, 9, 10, 11]]  # what the student sees

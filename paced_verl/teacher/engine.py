@@ -26,7 +26,7 @@ from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from paced_verl import fields
 from paced_verl.divergence import support_log_probs
-from paced_verl.scoring import at_student_positions, response_positions
+from paced_verl.teacher.positions import at_student_positions, response_positions
 
 MODEL_TYPE = "paced_teacher"
 CHUNK_BYTES = 256 << 20  # float32 logits that are sorted at once

@@ -7,7 +7,7 @@ from typing import Any
 
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 
-from paced_verl.context import TeacherContext
+from paced_verl.teacher.context import TeacherContext
 
 
 class Prompts:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paced_verl.context import ContextError, TeacherContext
+from paced_verl.teacher.context import ContextError, TeacherContext
 
 ROW = {
     "raw_prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2+2?"}],
