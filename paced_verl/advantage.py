@@ -36,13 +36,14 @@ from omegaconf import DictConfig
 from pydantic import StrictBool
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage, register_adv_est
 
-from paced_verl.config import ConfigError, Factor, KernelConfig, Number, PositiveFactor
+from paced_verl.config import ConfigError, KernelConfig
+from paced_verl.config.base import Factor, Number, PositiveFactor
+from paced_verl.config.verdicts import Replacement, Verdict, replace
+from paced_verl.config.wiring import seed_of_subset
 from paced_verl.divergence.functions import LOG_ZERO
 from paced_verl.names import TRAINER_MODES
 from paced_verl.pacing.kernel import FloatArray, Kernel, weights_by_successes
 from paced_verl.pacing.pass_rates import is_correct
-from paced_verl.verdicts import Replacement, Verdict, replace
-from paced_verl.wiring import seed_of_subset
 
 NAME = "paced"
 
@@ -210,7 +211,7 @@ def _reward_problems(algorithm: DictConfig) -> Iterator[str]:
 
 
 def settle(config: DictConfig) -> list[Verdict]:
-    """Bring a composed configuration to what this estimator needs, in place; see :mod:`paced_verl.verdicts`."""
+    """Bring a composed configuration to what this estimator needs, in place; see :mod:`paced_verl.config.verdicts`."""
     return list(replace(config, _replacements(config)))
 
 

@@ -9,9 +9,9 @@ from omegaconf import DictConfig
 
 from paced_verl.checks import check, check_length, number_of_prompts
 from paced_verl.config import PacedConfig
+from paced_verl.config.verdicts import Verdict
+from paced_verl.config.wiring import teacher_paths
 from paced_verl.pacing.schedule import Schedule, Stage, refresh_due
-from paced_verl.verdicts import Verdict
-from paced_verl.wiring import teacher_paths
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from paced_verl.config import PacedConfig
+from paced_verl.config.wiring import teacher_paths
 from paced_verl.pacing.schedule import Schedule
-from paced_verl.wiring import teacher_paths
 
 FILE = "settings.json"
 TRACKER = "latest_checkpointed_iteration.txt"

@@ -34,6 +34,7 @@ from verl.utils.debug import marked_timer
 from paced_verl import fields, resume
 from paced_verl.checks import check, check_length
 from paced_verl.config import ConfigError
+from paced_verl.config.wiring import teacher_paths, wire
 from paced_verl.estimate import correct_of_row, estimate_pass_rates
 from paced_verl.fingerprint import fingerprint_of, prompt_hash, tokenizer_hash
 from paced_verl.health import EngineWatch
@@ -45,7 +46,6 @@ from paced_verl.pacing.schedule import Stage, refresh_due
 from paced_verl.sessions import sessions
 from paced_verl.state import PacedState
 from paced_verl.targets import Target, response_in
-from paced_verl.wiring import teacher_paths, wire
 from paced_verl.worker import PACED_WORKERS
 
 POLL_SECONDS = 0.2  # verl looks for finished rollouts every 2 s, which is most of a short step

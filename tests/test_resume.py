@@ -12,8 +12,8 @@ from omegaconf import DictConfig
 
 from paced_verl import resume
 from paced_verl.config import PacedConfig
+from paced_verl.config.wiring import wire
 from paced_verl.launch import compose
-from paced_verl.wiring import wire
 
 FIXED = ["+paced=two_stage", "data.train_files=x.parquet", "trainer.total_training_steps=100"]
 OTHERS = {

@@ -15,8 +15,8 @@ from paced_verl.checks.files import file_problems
 from paced_verl.checks.settings import conflicts
 from paced_verl.checks.teacher import teacher_problems
 from paced_verl.config import ConfigError, PacedConfig
-from paced_verl.verdicts import Verdict
-from paced_verl.wiring import settle, wire
+from paced_verl.config.verdicts import Verdict
+from paced_verl.config.wiring import settle, wire
 
 __all__ = [
     "VERL_VERSION",
@@ -31,7 +31,7 @@ __all__ = [
 
 
 def check(config: DictConfig, files: bool = True) -> tuple[PacedConfig, list[Verdict]]:
-    """Settle a composed configuration in place (:func:`paced_verl.wiring.settle`), and check what it then is.
+    """Settle a composed configuration in place (:func:`paced_verl.config.wiring.settle`), and check what it then is.
 
     Args:
         config: verl's whole configuration, with a ``paced`` block.

@@ -11,8 +11,8 @@ from omegaconf import DictConfig, ListConfig
 
 from paced_verl.checks.rows import Need, blocks, count, is_list, is_text, kind_of, lacking, schema_of
 from paced_verl.config import PacedConfig
+from paced_verl.config.wiring import teacher_paths
 from paced_verl.teacher.context import TeacherContext
-from paced_verl.wiring import teacher_paths
 
 SUFFIXES = (".parquet", ".json", ".jsonl")
 UNREADABLE = (ValueError, OSError, pa.ArrowException)

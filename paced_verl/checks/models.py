@@ -14,7 +14,7 @@ from paced_verl.checks.data import contexts, describe_error
 from paced_verl.checks.rows import Longest
 from paced_verl.checks.scan import Rows
 from paced_verl.config import PacedConfig
-from paced_verl.wiring import teacher_paths
+from paced_verl.config.wiring import teacher_paths
 
 STUDENT = "actor_rollout_ref.model.path"
 

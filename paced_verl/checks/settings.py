@@ -8,10 +8,10 @@ from omegaconf import DictConfig
 from verl.trainer.ppo.utils import need_critic
 
 from paced_verl.config import PacedConfig
+from paced_verl.config.wiring import data_parallel_ranks, rows_of_a_rank
 from paced_verl.names import MANAGER, TRAINER_MODES
 from paced_verl.pacing.kernel import weights_by_successes
 from paced_verl.teacher.context import TeacherContext
-from paced_verl.wiring import data_parallel_ranks, rows_of_a_rank
 
 
 def conflicts(config: DictConfig, paced: PacedConfig) -> Iterator[str]:

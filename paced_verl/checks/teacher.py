@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from paced_verl.config import PacedConfig
-from paced_verl.wiring import teacher_paths
+from paced_verl.config.wiring import teacher_paths
 
 
 def teacher_problems(config: DictConfig, paced: PacedConfig) -> Iterator[str]:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from omegaconf import DictConfig, open_dict
 
 from paced_verl.config import PacedConfig
+from paced_verl.config.verdicts import Replacement, Verdict, ignore, replace
 from paced_verl.names import LOSS_MODE, MANAGER, TRAINER_MODES
-from paced_verl.verdicts import Replacement, Verdict, ignore, replace
 
 DATA_SEED = 1  # any constant: verl's own default is another subset of the data at every start
 LOSS = "distillation.distillation_loss"

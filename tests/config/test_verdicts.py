@@ -12,9 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from paced_verl.checks import check
 from paced_verl.config import ConfigError
+from paced_verl.config.verdicts import Verdict
 from paced_verl.launch import PacedCallback, compose, describe
 from paced_verl.names import MANAGER
-from paced_verl.verdicts import Verdict
 
 LOSS = "distillation.distillation_loss"
 TEACHER = ("distillation.teacher_models.teacher_model.model_path=T", "distillation.n_gpus_per_node=2",

@@ -1,0 +1,85 @@
+"""``paced.teacher`` and ``tokens``: who teaches, what it sees, which tokens train."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from paced_verl.config.base import Block, Number, Share, Steps, Text
+from paced_verl.teacher.context import TeacherContext
+
+MOST_TOKENS = 2**20
+"""More than any vocabulary has."""
+
+
+def _number_or_full(topk: Any) -> Any:
+    whole = isinstance(topk, int) and not isinstance(topk, bool)
+    if topk != "full" and not (whole and 1 <= topk <= MOST_TOKENS):
+        raise ValueError(f"expected a number of tokens from 1 to {MOST_TOKENS}, or full")
+    return topk
+
+
+def _names_contexts(context: Any) -> Any:
+    names = list(context.values()) if isinstance(context, Mapping) else [context]
+    keys = list(context) if isinstance(context, Mapping) else []
+    if not names or not all(isinstance(part, str) and part.strip() for part in (*keys, *names)):
+        raise ValueError("expected the name of a context, the path of a template, or {teacher key: context}")
+    for name in names:
+        TeacherContext(name)
+    return context
+
+
+class TeacherConfig(Block):
+    """Who the teacher is, what it sees and how much of its distribution is used."""
+
+    backend: Literal["server", "reference", "student"] = "server"
+    """``server``: verl's vLLM teacher pool (``distillation.teacher_models``). ``reference``: a forward-only engine in
+    the trainer's own workers, with verl's reference-worker settings (``actor_rollout_ref.ref``); no pool, no vLLM.
+    ``student``: the student's own rollout servers, that is its current weights."""
+    model: Literal["student"] | None = None
+    """Which model: null for ``distillation.teacher_models`` (with backend: reference and none named there, the
+    student's initial weights); ``student`` for these, whatever a command line names there."""
+    context: Annotated[str | dict[str, str], BeforeValidator(_names_contexts)] = "none"
+    """``none``, ``solution``, ``answer``, ``rollout``, or the path of a Jinja template (see
+    paced_verl/teacher/templates). With several teachers, one for each: ``{teacher key: context}``."""
+    solution_key: Text = "solution"
+    """The field of ``extra_info`` that holds a problem's expert solution."""
+    topk: Annotated[int | Literal["full"], BeforeValidator(_number_or_full)] = 64
+    """``full``: the exact divergence over the whole vocabulary, with backend: reference."""
+    update: Literal["frozen", "ema", "every"] = "frozen"
+    """Of backend: reference that starts as the student: ``ema`` follows the student's weights after every step,
+    ``every`` copies them every ``every_steps`` steps."""
+    ema_decay: Annotated[Number, Field(ge=0, lt=1)] | None = None
+    """What the teacher keeps of its own weights a step: teacher ← decay · teacher + (1 − decay) · student."""
+    every_steps: Steps | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TeacherConfig:
+        if (self.update == "ema") != (self.ema_decay is not None):
+            raise ValueError("ema_decay goes with update: ema, and update: ema needs ema_decay (such as 0.99)")
+        if (self.update == "every") != (self.every_steps is not None):
+            raise ValueError("every_steps goes with update: every, and update: every needs every_steps")
+        if self.model == "student" and self.backend != "reference":
+            raise ValueError(f"model: student is for backend: reference, not {self.backend}")
+        if self.update != "frozen" and self.backend != "reference":
+            why = "its weights are always the student's" if self.backend == "student" else "its servers load them once"
+            raise ValueError(f"update: {self.update} is for backend: reference, not {self.backend} ({why})")
+        if self.topk == "full" and self.backend != "reference":
+            raise ValueError(f"topk: full is for backend: reference; backend: {self.backend} would send whole rows")
+        return self
+
+    @property
+    def contexts(self) -> tuple[str, ...]:
+        """All contexts there are."""
+        return (self.context,) if isinstance(self.context, str) else tuple(self.context.values())
+
+
+class TokensConfig(Block):
+    """Which tokens of a response train."""
+
+    select: Literal["tip"] | None = None
+    """``tip``: those where the student is uncertain or disagrees with the teacher (arXiv 2604.14084)."""
+    keep: Share = 0.5
+    """Share of a response's tokens that is kept."""
