@@ -52,8 +52,8 @@ def targets(
 ) -> None:
     """Have the teacher write its responses ahead of a run, into paced.targets.file. Goes on where it stopped."""
     from paced_verl.checks import check
-    from paced_verl.generate import generate_targets
     from paced_verl.launch import compose
+    from paced_verl.targets.write import generate_targets
 
     def generate() -> dict[str, float]:
         config = compose(overrides or [], config_name, config_path)

@@ -11,8 +11,8 @@ from paced_verl.config import PacedConfig
 from paced_verl.pacing import kernel as kernels
 from paced_verl.pacing.pass_rates import PassRateTable
 from paced_verl.pacing.sampler import PassRateSampler
-from paced_verl.target_file import Origin
-from paced_verl.targets import TargetStore
+from paced_verl.targets.files import Origin
+from paced_verl.targets.store import TargetStore
 
 
 class PacedState:

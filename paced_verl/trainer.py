@@ -45,7 +45,7 @@ from paced_verl.pacing.pass_rates import PassRateTable
 from paced_verl.pacing.schedule import Stage, refresh_due
 from paced_verl.sessions import sessions
 from paced_verl.state import PacedState
-from paced_verl.targets import Target, response_in
+from paced_verl.targets.store import Target, response_in
 from paced_verl.worker import PACED_WORKERS
 
 POLL_SECONDS = 0.2  # verl looks for finished rollouts every 2 s, which is most of a short step

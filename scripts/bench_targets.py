@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from paced_verl.target_file import SCHEMA
-from paced_verl.targets import Target, TargetStore
+from paced_verl.targets.files import SCHEMA
+from paced_verl.targets.store import Target, TargetStore
 
 VOCABULARY = 151_936
 EXPONENT = 1.2

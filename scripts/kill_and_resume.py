@@ -31,7 +31,7 @@ from paced_verl.config import PassRateConfig  # noqa: E402
 from paced_verl.pacing.pass_rates import PassRateTable  # noqa: E402
 from paced_verl.pacing.sampler import shuffled  # noqa: E402
 from paced_verl.report.run import Run  # noqa: E402
-from paced_verl.targets import Target, TargetStore  # noqa: E402
+from paced_verl.targets.store import Target, TargetStore  # noqa: E402
 from tests.e2e.harness import Launched, Workplace  # noqa: E402
 
 ROWS, SUBSET, BATCH, STEPS = 64, 40, 8, 48  # five steps an epoch

@@ -15,8 +15,8 @@ from paced_verl.config import ConfigError
 from paced_verl.fingerprint import prompt_hash, tokenizer_hash
 from paced_verl.pacing.pass_rates import PassRateTable
 from paced_verl.plan import Plan
-from paced_verl.target_file import Origin
-from paced_verl.targets import Target, TargetStore
+from paced_verl.targets.files import Origin
+from paced_verl.targets.store import Target, TargetStore
 from tests.test_checks import ROWS, config_of, write_data, write_model
 
 UNKNOWN = Origin()

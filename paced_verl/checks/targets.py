@@ -15,8 +15,8 @@ from omegaconf import DictConfig
 from paced_verl.checks.data import local_files, number_of_prompts
 from paced_verl.config import PacedConfig
 from paced_verl.fingerprint import prompt_hash, spread, tokenizer_hash
-from paced_verl.target_file import Origin, read
-from paced_verl.targets import check_ids, highest_id
+from paced_verl.targets.files import Origin, read
+from paced_verl.targets.store import check_ids, highest_id
 
 KEY = "paced.targets.file"
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from paced_verl.targets import TargetStore
+from paced_verl.targets.store import TargetStore
 from tests.e2e.harness import Workplace
 
 

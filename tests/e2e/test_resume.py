@@ -11,7 +11,7 @@ import torch
 from paced_verl.pacing.kernel import Kernel, fit_prior
 from paced_verl.pacing.pass_rates import PassRateTable
 from paced_verl.pacing.sampler import PassRateSampler
-from paced_verl.targets import TargetStore
+from paced_verl.targets.store import TargetStore
 from tests.e2e.harness import Workplace
 
 BATCH, PROMPTS = 8, 64

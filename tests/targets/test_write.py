@@ -15,15 +15,16 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
-from paced_verl import generate, waiting
 from paced_verl.checks import check
 from paced_verl.config import ConfigError, PacedConfig
 from paced_verl.fingerprint import prompt_hash
-from paced_verl.generate import generate_targets
 from paced_verl.launch import compose
-from paced_verl.targets import Target, TargetStore
+from paced_verl.targets import offline as offline_engine
+from paced_verl.targets import queue
+from paced_verl.targets.store import Target, TargetStore
+from paced_verl.targets.write import generate_targets
+from tests.targets.test_endpoint import STAGES, ChatServer, failure, number, reply, serving
 from tests.test_checks import ROWS, write_data, write_model
-from tests.test_endpoint import STAGES, ChatServer, failure, number, reply, serving
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +114,7 @@ def test_the_file_is_the_same_whoever_writes_it(
     folder: Path, file: Path, offline_engine: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Problem i is right at attempt 1 + i mod 4; three attempts leave three problems of twelve without a response."""
-    monkeypatch.setattr(generate, "CHUNK", 5)
+    monkeypatch.setattr(offline_engine, "CHUNK", 5)
     settings = ["paced.targets.keep=correct", "paced.targets.attempts=3", "paced.targets.temperature=0.25"]
     offline = targets(folder, f"paced.targets.file={file}", *settings)
     assert offline == {"stored": 9, "new": 9, "skipped": 3}
@@ -213,9 +214,9 @@ def test_an_interrupted_command_asks_for_the_rest(
         settings = [f"paced.targets.file={file}", *endpoint(server)]
         with monkeypatch.context() as patch:
             if how == "SIGKILL":  # nothing of ours runs any more, so only what take() saved is there
-                patch.setattr(waiting, "SAVE_SECONDS", 0.0)
-                patch.setattr(waiting, "SAVE_SHARE", 1e9)
-                patch.setattr(waiting.Waiting, "__exit__", lambda self, *_: None)
+                patch.setattr(queue, "SAVE_SECONDS", 0.0)
+                patch.setattr(queue, "SAVE_SHARE", 1e9)
+                patch.setattr(queue.Waiting, "__exit__", lambda self, *_: None)
             with pytest.raises(KeyboardInterrupt if how == "Ctrl-C" else ConnectionError):
                 targets(folder, *settings)
         first.load(file)

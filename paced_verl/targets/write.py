@@ -17,16 +17,14 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.reward_score import default_compute_score
 
 from paced_verl.config import ConfigError, PacedConfig, TargetsConfig
-from paced_verl.endpoint import Endpoint
 from paced_verl.fingerprint import fingerprint_of, tokenizer_hash
-from paced_verl.judge import Judge
-from paced_verl.target_file import Origin
-from paced_verl.targets import TargetStore
+from paced_verl.targets.endpoint import Endpoint
+from paced_verl.targets.files import Origin
+from paced_verl.targets.judge import Judge
+from paced_verl.targets.offline import OfflineEngine
+from paced_verl.targets.queue import Waiting, Writer
+from paced_verl.targets.store import TargetStore
 from paced_verl.teacher.context import TeacherContext
-from paced_verl.teacher.prompts import Prompts
-from paced_verl.waiting import Waiting, Writer
-
-CHUNK = 512  # prompts handed to the offline engine at once
 
 
 def generate_targets(config: DictConfig, paced: PacedConfig) -> dict[str, float]:
@@ -38,7 +36,7 @@ def generate_targets(config: DictConfig, paced: PacedConfig) -> dict[str, float]
 
     Returns:
         Counts: ``stored`` responses, of which ``new``; prompts that were ``skipped`` (none was kept in ``attempts``
-        tries); of an endpoint also :class:`~paced_verl.endpoint.Endpoint`'s.
+        tries); of an endpoint also :class:`~paced_verl.targets.endpoint.Endpoint`'s.
 
     Raises:
         ConfigError: No file to write to, several teachers, or no response that could be kept.
@@ -96,43 +94,3 @@ def _writer(config: DictConfig, paced: PacedConfig, model: Any) -> Writer:
     if len(teachers) != 1:
         raise ConfigError(f"`paced-verl targets` knows one teacher, distillation.teacher_models has {len(teachers)}.")
     return OfflineEngine(config, paced, shown, teachers[0], model)
-
-
-class OfflineEngine:
-    """Writes responses with the teacher's model in vLLM's offline engine. One cut at the length limit has no end of
-    sequence; it is kept as it is, as in a run."""
-
-    def __init__(
-        self, config: DictConfig, paced: PacedConfig, context: TeacherContext, teacher: DictConfig, model: Any
-    ):
-        self.model_path, self.inference, self.context = teacher.model_path, teacher.inference, context
-        self.targets, self.response_length = paced.targets, config.actor_rollout_ref.rollout.response_length
-        self.prompts = Prompts(
-            tokenizer=model.tokenizer,
-            processor=model.processor,
-            data=config.data,
-            model_type=model.hf_config.model_type,
-            prompt_length=config.actor_rollout_ref.rollout.prompt_length,
-        )
-
-    def write(self, waiting: Waiting) -> dict[str, float]:
-        """Write all rows, ``CHUNK`` at a time; it has no counts of its own."""
-        from vllm import LLM, SamplingParams, TokensPrompt  # an endpoint needs no engine
-
-        engine = LLM(
-            model=self.model_path,
-            dtype=self.inference.dtype,
-            tensor_parallel_size=self.inference.tensor_model_parallel_size,
-            max_model_len=self.inference.max_model_len,
-            gpu_memory_utilization=self.inference.gpu_memory_utilization,
-            enforce_eager=self.inference.enforce_eager,
-        )
-        sampling = SamplingParams(
-            temperature=self.targets.temperature, top_p=self.targets.top_p, max_tokens=self.response_length
-        )
-        while rows := waiting.take(CHUNK):
-            inputs = [TokensPrompt(prompt_token_ids=self.prompts.teacher(row, self.context)) for _, row in rows]
-            outputs = engine.generate(inputs, sampling, use_tqdm=False)
-            for (prompt, row), output in zip(rows, outputs, strict=True):
-                waiting.settle(prompt, waiting.judged(row, list(output.outputs[0].token_ids)))
-        return {}

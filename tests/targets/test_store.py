@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from paced_verl.fingerprint import fingerprint_of, prompt_hash
-from paced_verl.target_file import SCHEMA, Origin
-from paced_verl.targets import Target, TargetStore, column, response_in
+from paced_verl.targets.files import SCHEMA, Origin
+from paced_verl.targets.store import Target, TargetStore, column, response_in
 
 PROMPT = [{"role": "user", "content": "2+2?"}]
 

@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from paced_verl.config import ConfigError, TargetsConfig
+from paced_verl.targets.queue import Waiting
 from paced_verl.teacher.context import TeacherContext
-from paced_verl.waiting import Waiting
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

@@ -19,7 +19,7 @@ import numpy as np
 
 from paced_verl.errors import PacedError
 from paced_verl.fingerprint import prompt_hash, spread
-from paced_verl.target_file import Origin, Row, read, replacing, write
+from paced_verl.targets.files import Origin, Row, read, replacing, write
 
 _LIST = "parts.json"
 

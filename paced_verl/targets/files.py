@@ -32,9 +32,9 @@ class Origin(NamedTuple):
     """Whose responses these are; empty where that is not known, which matches anything."""
 
     data: str = ""
-    """Names the data set: :func:`paced_verl.targets.fingerprint`."""
+    """Names the data set: :func:`paced_verl.targets.store.fingerprint`."""
     tokenizer: str = ""
-    """Names the student's tokens: :func:`paced_verl.targets.tokenizer_hash`."""
+    """Names the student's tokens: :func:`paced_verl.targets.store.tokenizer_hash`."""
 
 
 class Row(NamedTuple):

@@ -17,11 +17,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from paced_verl.config import ConfigError, PacedConfig
-from paced_verl.endpoint import PATIENCE, Endpoint
-from paced_verl.judge import Judge
-from paced_verl.targets import TargetStore
+from paced_verl.targets.endpoint import PATIENCE, Endpoint
+from paced_verl.targets.judge import Judge
+from paced_verl.targets.queue import Waiting
+from paced_verl.targets.store import TargetStore
 from paced_verl.teacher.context import TeacherContext
-from paced_verl.waiting import Waiting
 
 WORDS = ["problem", "is", *map(str, range(20))]
 RESPONSE_LENGTH = 8

@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from paced_verl.config import TargetsConfig
 from paced_verl.fingerprint import prompt_hash
-from paced_verl.judge import Judge
-from paced_verl.targets import Target, TargetStore
+from paced_verl.targets.judge import Judge
+from paced_verl.targets.store import Target, TargetStore
 
 SAVE_SECONDS = 60.0  # between two writes of the file,
 SAVE_SHARE = 0.05  # which is written whole: of a large one, so much of the time
