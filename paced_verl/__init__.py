@@ -76,4 +76,4 @@ if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
     @_when_imported("verl.plugin.platform")
     def _register_platform(_module: ModuleType) -> None:
         """Make ``VERL_PLATFORM=cpu`` known before verl asks which platform it is."""
-        import paced_verl.platform_cpu  # noqa: F401
+        import paced_verl.cpu.platform  # noqa: F401

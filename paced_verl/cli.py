@@ -29,7 +29,7 @@ ConfigPath = Annotated[Path | None, typer.Option(help="Hydra's --config-path (a 
 @app.command()
 def doctor() -> None:
     """Say whether the plugin works in this environment; exit non-zero where something would not."""
-    from paced_verl.doctor import examine
+    from paced_verl.launch.doctor import examine
 
     findings = examine()
     for finding in findings:
@@ -41,7 +41,7 @@ def doctor() -> None:
 @app.command()
 def plan(overrides: Overrides = None, config_name: ConfigName = "ppo_trainer", config_path: ConfigPath = None) -> None:
     """Print what a run will do, without Ray or a GPU."""
-    from paced_verl.launch import compose, describe
+    from paced_verl.launch.hydra import compose, describe
 
     print(_or_exit(lambda: describe(compose(overrides or [], config_name, config_path))))
 
@@ -52,7 +52,7 @@ def targets(
 ) -> None:
     """Have the teacher write its responses ahead of a run, into paced.targets.file. Goes on where it stopped."""
     from paced_verl.checks import check
-    from paced_verl.launch import compose
+    from paced_verl.launch.hydra import compose
     from paced_verl.targets.write import generate_targets
 
     def generate() -> dict[str, float]:

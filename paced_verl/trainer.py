@@ -31,8 +31,8 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.dataset.rl_dataset import collate_fn
 from verl.utils.debug import marked_timer
 
-from paced_verl import fields, resume
-from paced_verl.checks import check, check_length
+from paced_verl import fields
+from paced_verl.checks import check, check_length, resume
 from paced_verl.config import ConfigError
 from paced_verl.config.wiring import teacher_paths, wire
 from paced_verl.estimate import correct_of_row, estimate_pass_rates

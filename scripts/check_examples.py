@@ -29,7 +29,7 @@ from rich.progress import track
 from rich.table import Table
 
 from paced_verl.config import ConfigError
-from paced_verl.launch import compose, describe
+from paced_verl.launch.hydra import compose, describe
 
 ROOT = Path(__file__).resolve().parents[1]
 SUPPORT = ROOT / "docs" / "support.md"

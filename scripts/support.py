@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from pydantic import BaseModel
 
 from paced_verl.config import PacedConfig, StageConfig
-from paced_verl.launch import compose
+from paced_verl.launch.hydra import compose
 from paced_verl.names import TRAINER_MODES
 from paced_verl.teacher.context import BUILTIN
 

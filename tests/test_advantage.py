@@ -24,8 +24,8 @@ from paced_verl.advantage import (
 )
 from paced_verl.config import ConfigError
 from paced_verl.divergence import get_divergence, teacher_categories
-from paced_verl.launch import PacedCallback
-from tests.test_checks import ROWS, write_data, write_model
+from paced_verl.launch.hydra import PacedCallback
+from tests.checks.test_checks import ROWS, write_data, write_model
 
 F64 = torch.float64
 

@@ -32,7 +32,7 @@ def test_a_mistake_is_one_unbroken_message_and_exit_code_1(
     def fail(*_: Any) -> str:
         raise mistake(LONG)
 
-    monkeypatch.setattr("paced_verl.launch.describe", fail)
+    monkeypatch.setattr("paced_verl.launch.hydra.describe", fail)
     result = run("plan")
     assert result.exit_code == 1
     assert result.stderr == LONG + "\n"
@@ -40,7 +40,7 @@ def test_a_mistake_is_one_unbroken_message_and_exit_code_1(
 
 
 def test_a_fault_of_the_program_shows_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("paced_verl.launch.describe", lambda _: str(np.ones(2) + np.ones(3)))
+    monkeypatch.setattr("paced_verl.launch.hydra.describe", lambda _: str(np.ones(2) + np.ones(3)))
     result = run("plan")
     assert isinstance(result.exception, ValueError)
     assert "could not be broadcast" in str(result.exception)

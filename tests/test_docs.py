@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from paced_verl.launch import compose
+from paced_verl.launch.hydra import compose
 
 ROOT = Path(__file__).resolve().parents[1]
 OVERRIDE = re.compile(r"(?<![\w/.])((?:\+\+|\+|~)?[a-z_]\w*(?:\.\w+)+=(?:\{[^}]*\}|\[[^\]]*\]|[^\s`,;|)]+))")

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from omegaconf import DictConfig
 
-from paced_verl.launch import compose
-from paced_verl.plan import Plan
+from paced_verl.launch.hydra import compose
+from paced_verl.launch.plan import Plan
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 RECIPES = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != "paper")

@@ -7,8 +7,7 @@ from collections.abc import Iterable
 
 from omegaconf import DictConfig
 
-from paced_verl import resume
-from paced_verl.checks import verl
+from paced_verl.checks import resume, verl
 from paced_verl.checks.data import number_of_prompts
 from paced_verl.checks.environment import VERL_VERSION, plugin_problems, version_problems
 from paced_verl.checks.files import file_problems

@@ -26,9 +26,9 @@ from omegaconf import OmegaConf
 
 from paced_verl.evaluate import EvaluationError, check_writable, write_json
 from paced_verl.evaluate.models import weights_folder
-from paced_verl.evaluate.statistics import estimate
-from paced_verl.launch import compose
+from paced_verl.launch.hydra import compose
 from paced_verl.pacing.pass_rates import is_correct
+from paced_verl.statistics import estimate
 
 # Validation alone needs the student's engine and its servers; the rest of a run would only take memory.
 STUDENT_ONLY = (

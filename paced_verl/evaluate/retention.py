@@ -20,7 +20,7 @@ import numpy as np
 from paced_verl.errors import nearest
 from paced_verl.evaluate import EvaluationError, check_writable, write_json
 from paced_verl.evaluate.models import weights_folder
-from paced_verl.evaluate.statistics import estimate, paired
+from paced_verl.statistics import estimate, paired
 
 DRAW_SEED = 0
 METRICS = ("acc", "exact_match")  # by question, in this order

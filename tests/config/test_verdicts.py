@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from paced_verl.checks import check
 from paced_verl.config import ConfigError
 from paced_verl.config.verdicts import Verdict
-from paced_verl.launch import PacedCallback, compose, describe
+from paced_verl.launch.hydra import PacedCallback, compose, describe
 from paced_verl.names import MANAGER
 
 LOSS = "distillation.distillation_loss"
@@ -223,14 +223,14 @@ def test_what_a_person_must_decide_or_would_fail_is_refused_in_a_sentence(overri
 def test_a_device_that_this_machine_was_not_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     for platform, device in (("cpu", "cuda"), ("", "cpu"), ("", "tpu")):
         monkeypatch.setenv("VERL_PLATFORM", platform)
-        monkeypatch.setattr("paced_verl.launch.describe", lambda config: "")
+        monkeypatch.setattr("paced_verl.launch.hydra.describe", lambda config: "")
         with pytest.raises(SystemExit, match=f"trainer.device={device}"):
             PacedCallback().on_run_start(composed(f"trainer.device={device}"))
 
 
 def test_whatever_goes_wrong_in_a_check_ends_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hydra would make a warning of it, and verl would start."""
-    monkeypatch.setattr("paced_verl.launch.describe", lambda config: 1 // 0)
+    monkeypatch.setattr("paced_verl.launch.hydra.describe", lambda config: 1 // 0)
     with pytest.raises(SystemExit) as stop:
         PacedCallback().on_run_start(composed())
     assert "could not be checked: ZeroDivisionError" in str(stop.value)

@@ -13,8 +13,8 @@ from tests.e2e.conftest import ROOT
 
 CODE = """
 import paced_verl, hydra_plugins.paced_verl_search_path as hydra_side
-from paced_verl.doctor import examine
-from paced_verl.launch import compose
+from paced_verl.launch.doctor import examine
+from paced_verl.launch.hydra import compose
 print(paced_verl.__file__, hydra_side.__file__, sep="\\n")
 print(compose(["+paced=two_stage", "+machine=cpu"]).paced.weight.kernel)
 print([finding.what for finding in examine() if not finding.ok])

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from paced_verl.evaluate import EvaluationError
 from paced_verl.evaluate.accuracy import launch_arguments, read_dump, without_paced
-from paced_verl.evaluate.statistics import estimate
+from paced_verl.statistics import estimate
 
 SAMPLES = 4
 

@@ -13,7 +13,7 @@ import torch
 from omegaconf import DictConfig
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from paced_verl.launch import compose
+from paced_verl.launch.hydra import compose
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
 

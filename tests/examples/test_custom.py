@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from paced_verl.divergence import get_divergence
 from paced_verl.pacing.kernel import Kernel
-from tests.test_checks import write_data, write_model
+from tests.checks.test_checks import write_data, write_model
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -18,13 +18,12 @@ from transformers import AutoTokenizer
 from paced_verl.checks import check
 from paced_verl.config import ConfigError, PacedConfig
 from paced_verl.fingerprint import prompt_hash
-from paced_verl.launch import compose
-from paced_verl.targets import offline as offline_engine
+from paced_verl.launch.hydra import compose
 from paced_verl.targets import queue
 from paced_verl.targets.store import Target, TargetStore
 from paced_verl.targets.write import generate_targets
+from tests.checks.test_checks import ROWS, write_data, write_model
 from tests.targets.test_endpoint import STAGES, ChatServer, failure, number, reply, serving
-from tests.test_checks import ROWS, write_data, write_model
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +113,7 @@ def test_the_file_is_the_same_whoever_writes_it(
     folder: Path, file: Path, offline_engine: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Problem i is right at attempt 1 + i mod 4; three attempts leave three problems of twelve without a response."""
-    monkeypatch.setattr(offline_engine, "CHUNK", 5)
+    monkeypatch.setattr("paced_verl.targets.offline.CHUNK", 5)
     settings = ["paced.targets.keep=correct", "paced.targets.attempts=3", "paced.targets.temperature=0.25"]
     offline = targets(folder, f"paced.targets.file={file}", *settings)
     assert offline == {"stored": 9, "new": 9, "skipped": 3}

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Con
 
 from paced_verl import fields
 from paced_verl.divergence import full_divergence
-from paced_verl.launch import compose
+from paced_verl.launch.hydra import compose
 from paced_verl.teacher.engine import ReferenceTeacher, top_k
 
 VOCAB, TOPK = 48, 7

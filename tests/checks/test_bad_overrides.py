@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from paced_verl.checks.verl import BLOCKS
 from paced_verl.config import ConfigError
-from paced_verl.launch import describe
-from tests.test_checks import ROWS, config_of, write_data, write_model
+from paced_verl.launch.hydra import describe
+from tests.checks.test_checks import ROWS, config_of, write_data, write_model
 
 USER = {"role": "user", "content": "problem"}
 TEACHER = "distillation.teacher_models.teacher_model"

@@ -17,9 +17,9 @@ from transformers import PreTrainedTokenizerFast
 
 from paced_verl.checks import check
 from paced_verl.config import ConfigError
-from paced_verl.launch import compose
+from paced_verl.launch.hydra import compose
+from paced_verl.launch.plan import Plan
 from paced_verl.pacing.pass_rates import PassRateTable
-from paced_verl.plan import Plan
 
 ROWS = 12
 

@@ -13,11 +13,11 @@ from transformers import AutoTokenizer
 from paced_verl.checks import check
 from paced_verl.config import ConfigError
 from paced_verl.fingerprint import prompt_hash, tokenizer_hash
+from paced_verl.launch.plan import Plan
 from paced_verl.pacing.pass_rates import PassRateTable
-from paced_verl.plan import Plan
 from paced_verl.targets.files import Origin
 from paced_verl.targets.store import Target, TargetStore
-from tests.test_checks import ROWS, config_of, write_data, write_model
+from tests.checks.test_checks import ROWS, config_of, write_data, write_model
 
 UNKNOWN = Origin()
 VOCABULARY = 100  # of the student's model; its tokenizer knows four words

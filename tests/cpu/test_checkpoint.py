@@ -17,8 +17,8 @@ from torch.distributed.fsdp import fully_shard
 from verl.checkpoint_engine.base import CheckpointEngineManager
 from verl.utils.config import omega_conf_to_dataclass
 
-from paced_verl.checkpoint_cpu import GlooCheckpointEngine
-from paced_verl.launch import compose
+from paced_verl.cpu.checkpoint import GlooCheckpointEngine
+from paced_verl.launch.hydra import compose
 
 BUCKET = 1024  # bytes; all tensors together are fifty times as large, some are by themselves
 ACTORS, ROLLOUTS, UPDATES = 2, 2, 2

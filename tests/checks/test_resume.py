@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig
 
-from paced_verl import resume
+from paced_verl.checks import resume
 from paced_verl.config import PacedConfig
 from paced_verl.config.wiring import wire
-from paced_verl.launch import compose
+from paced_verl.launch.hydra import compose
 
 FIXED = ["+paced=two_stage", "data.train_files=x.parquet", "trainer.total_training_steps=100"]
 OTHERS = {

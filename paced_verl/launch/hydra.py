@@ -54,7 +54,7 @@ def describe(config: DictConfig, files: bool = True) -> str:
         from paced_verl import advantage
 
         return advantage.describe(config, *advantage.check(config, files))
-    from paced_verl.plan import Plan
+    from paced_verl.launch.plan import Plan
 
     return str(Plan.of(config, files))
 

@@ -23,7 +23,7 @@ from paced_verl.checks.scan import Rows
 from paced_verl.config import PacedConfig
 from paced_verl.fingerprint import fingerprint, spread
 from paced_verl.pacing.pass_rates import PassRateTable
-from tests.test_checks import ROWS, config_of, write_data, write_model
+from tests.checks.test_checks import ROWS, config_of, write_data, write_model
 
 SOLUTION = "paced.teacher.context=solution"
 ANSWER = "paced.teacher.context=answer"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from paced_verl.evaluate import write_json
-from paced_verl.evaluate.statistics import estimate, paired
+from paced_verl.statistics import estimate, paired
 
 
 def test_counts_give_the_binomial_error() -> None:

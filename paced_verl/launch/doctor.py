@@ -55,7 +55,7 @@ def _loading() -> Finding:
 
 def _search_path() -> Finding:
     try:
-        from paced_verl.launch import compose
+        from paced_verl.launch.hydra import compose
 
         compose(["+paced=two_stage"])
     except Exception as error:  # whatever it is, it is the finding
