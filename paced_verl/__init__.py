@@ -46,13 +46,13 @@ def _when_imported(name: str) -> Callable[[Hook], Hook]:
 @_when_imported("verl.trainer.distillation.losses")
 def _register_loss(_module: ModuleType) -> None:
     """Make ``distillation.distillation_loss.loss_mode=paced`` known wherever verl builds its distillation config."""
-    import paced_verl.loss  # noqa: F401
+    import paced_verl.training.loss  # noqa: F401
 
 
 @_when_imported("verl.trainer.ppo.v1")
 def _register_trainers(_module: ModuleType) -> None:
     """Make ``trainer.v1.trainer_mode=paced_sync`` known in the process that builds the trainer."""
-    import paced_verl.trainer  # noqa: F401
+    import paced_verl.training.trainer  # noqa: F401
 
 
 @_when_imported("verl.trainer.ppo.ray_trainer")

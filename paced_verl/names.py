@@ -2,4 +2,4 @@
 
 LOSS_MODE = "paced"
 TRAINER_MODES = ("paced_sync", "paced_colocate_async", "paced_separate_async")
-MANAGER = "paced_verl.rollout.PacedAgentLoopManager"
+MANAGER = "paced_verl.training.rollout.PacedAgentLoopManager"

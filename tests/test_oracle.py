@@ -16,10 +16,10 @@ import pytest
 import torch
 
 from paced_verl.divergence import token_divergence
-from paced_verl.loss import paced_loss
 from paced_verl.pacing.kernel import Kernel
 from paced_verl.pacing.pass_rates import PassRateTable
 from paced_verl.pacing.sampler import PassRateSampler
+from paced_verl.training.loss import paced_loss
 from tests.batches import (
     PACED,
     SCHEDULE,

@@ -9,7 +9,15 @@ from collections.abc import Iterator
 from paced_verl.config import ConfigError
 
 VERL_VERSION = "0.9.1"
-USED = ("plan", "trainer", "rollout", "worker", "loss", "advantage", "reference_path")
+USED = (
+    "launch.plan",
+    "training.trainer",
+    "training.rollout",
+    "training.worker",
+    "training.loss",
+    "advantage",
+    "reference_path",
+)
 """The modules that verl's processes import of ours."""
 
 

@@ -12,7 +12,7 @@ from paced_verl.checks.data import number_of_prompts
 from paced_verl.checks.scan import Rows
 from paced_verl.config import PacedConfig
 from paced_verl.pacing.pass_rates import PassRateTable
-from paced_verl.state import PacedState
+from paced_verl.pacing.sampler import PassRateSampler
 
 KEY = "paced.pass_rate.file"
 AGAIN = "Take the table of this data set, or leave the key unset: pass rates are then estimated."
@@ -46,19 +46,14 @@ def pass_rates(config: DictConfig, paced: PacedConfig, rows: Rows) -> Iterator[s
     elif not np.any(table.samples > 0):
         yield f"{KEY}={path}: no prompt in it has a sample, so nothing is known. {AGAIN}"
     else:
-        yield from _weights(config, paced, table)
+        yield from _weights(paced, table)
 
 
-def _weights(config: DictConfig, paced: PacedConfig, table: PassRateTable) -> Iterator[str]:
+def _weights(paced: PacedConfig, table: PassRateTable) -> Iterator[str]:
     """What the run would do with it at its start."""
-    bare = paced.model_copy(
-        update={
-            "pass_rate": paced.pass_rate.model_copy(update={"file": None}),
-            "targets": paced.targets.model_copy(update={"file": None}),
-        }
-    )
-    task_rewards = config.distillation.distillation_loss.use_task_rewards
+    weight = paced.weight
     try:
-        PacedState(bare, len(table), epoch_size=len(table), task_rewards=task_rewards).use_table(table, step=1)
+        kernel = weight.with_prior(weight.with_exponents(weight.to_kernel(), table), table)
+        PassRateSampler(table, kernel, power=paced.sampler.power, explore=paced.sampler.explore)
     except ValueError as error:
         yield f"{KEY}={paced.pass_rate.file}: {error}."

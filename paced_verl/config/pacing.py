@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated, Literal
 
 import numpy as np
@@ -10,7 +11,8 @@ from typing_extensions import Self
 
 from paced_verl.config.base import Block, Exponent, Fraction, Number, PriorCount, Share, Steps, Temperature, Text, Whole
 from paced_verl.pacing.instructions import Route
-from paced_verl.pacing.kernel import Kernel
+from paced_verl.pacing.kernel import Kernel, fit_exponents, fit_prior
+from paced_verl.pacing.pass_rates import PassRateTable
 from paced_verl.teacher.context import TeacherContext
 
 
@@ -70,6 +72,23 @@ class WeightConfig(KernelConfig):
     def can_be_zero(self) -> bool:
         """Whether there are pass rates that weigh 0."""
         return self.estimate == "empirical" and not self.to_kernel().of_rate(np.linspace(0, 1, 101)).all()
+
+    def with_exponents(self, kernel: Kernel, table: PassRateTable) -> Kernel:
+        """The kernel with the exponents that ``fit`` takes from a table; as it is without ``fit``.
+
+        Raises:
+            ValueError: The table's mean and variance are no Beta distribution's.
+        """
+        if self.fit is None:
+            return kernel
+        alpha, beta = fit_exponents(table.successes, table.samples)
+        return dataclasses.replace(kernel, alpha=alpha, beta=beta)
+
+    def with_prior(self, kernel: Kernel, table: PassRateTable) -> Kernel:
+        """The kernel with the prior that a table suggests, where none is written."""
+        if self.estimate == "empirical" or self.prior is not None:
+            return kernel
+        return dataclasses.replace(kernel, prior=fit_prior(table.successes, table.samples))
 
 
 class PassRateConfig(Block):

@@ -68,7 +68,7 @@ def _registrations() -> Finding:
         from verl.trainer.distillation.losses import DISTILLATION_SETTINGS_REGISTRY
         from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 
-        import paced_verl.rollout  # noqa: F401
+        import paced_verl.training.rollout  # noqa: F401
     except Exception as error:  # whatever it is, it is the finding
         return Finding(False, f"verl's trainer cannot be imported: {type(error).__name__}: {error}")
     missing = [mode for mode in TRAINER_MODES if mode not in TRAINER_REGISTRY]

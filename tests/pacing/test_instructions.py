@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from paced_verl import fields
-from paced_verl.group import Group, Scored
 from paced_verl.pacing.instructions import Route, row_instructions
 from paced_verl.pacing.kernel import Kernel
 from paced_verl.pacing.pass_rates import PassRateTable
 from paced_verl.pacing.sampler import PassRateSampler
 from paced_verl.pacing.schedule import Stage
+from paced_verl.training.group import Group, Scored
 
 SUCCESSES = np.array([0, 1, 2, 3, 4])
 

@@ -231,7 +231,7 @@ def test_an_interrupted_command_asks_for_the_rest(
 
 def test_a_run_takes_what_is_stored_then_the_column_and_no_blank(folder: Path) -> None:
     """A response that is stored comes first, one in the data before the knowledge that none could be had."""
-    from paced_verl.trainer import PacedTrainer
+    from paced_verl.training.trainer import PacedTrainer
 
     tokenizer, store = AutoTokenizer.from_pretrained(folder / "student"), TargetStore()
     texts = ["problem is", "problem is", "problem is", "", None, " "]

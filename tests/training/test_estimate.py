@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from paced_verl import estimate, fields
+from paced_verl import fields
 from paced_verl.pacing.pass_rates import PassRateTable
+from paced_verl.training import estimate
 from tests.queue import Queue
 
 

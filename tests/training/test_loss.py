@@ -15,8 +15,8 @@ from verl.trainer.distillation.losses import distillation_ppo_loss
 from verl.utils.ulysses import set_ulysses_sequence_parallel_group
 
 from paced_verl.config import PacedConfig
-from paced_verl.loss import paced_loss
 from paced_verl.pacing.schedule import Schedule
+from paced_verl.training.loss import paced_loss
 from tests.batches import (
     PACED,
     SCHEDULE,

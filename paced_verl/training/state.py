@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from paced_verl.config import PacedConfig
-from paced_verl.pacing import kernel as kernels
 from paced_verl.pacing.pass_rates import PassRateTable
 from paced_verl.pacing.sampler import PassRateSampler
 from paced_verl.targets.files import Origin
@@ -64,17 +63,14 @@ class PacedState:
 
     def use_table(self, table: PassRateTable, step: int) -> None:
         """Weigh by this table from ``step`` on, with what the configuration leaves to the data fitted to it."""
-        kernel = self.sampler.kernel
-        if self.paced.weight.fit == "moments":
-            try:
-                alpha, beta = kernels.fit_exponents(table.successes, table.samples)
-                kernel = dataclasses.replace(kernel, alpha=alpha, beta=beta)
-            except ValueError as error:
-                if self.last_refresh is None:
-                    raise
-                print(f"[paced] keeping α={kernel.alpha:.3g}, β={kernel.beta:.3g}: {error}", flush=True)
-        if self.paced.weight.estimate == "posterior" and self.paced.weight.prior is None:
-            kernel = dataclasses.replace(kernel, prior=kernels.fit_prior(table.successes, table.samples))
+        weight, kernel = self.paced.weight, self.sampler.kernel
+        try:
+            kernel = weight.with_exponents(kernel, table)
+        except ValueError as error:
+            if self.last_refresh is None:
+                raise
+            print(f"[paced] keeping α={kernel.alpha:.3g}, β={kernel.beta:.3g}: {error}", flush=True)
+        kernel = weight.with_prior(kernel, table)
         self.table, self.last_refresh = table, step
         self.sampler.refresh(kernel, table)
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import ray
 
-from paced_verl import health
-from paced_verl.health import EngineWatch, Silence
+from paced_verl.training import health
+from paced_verl.training.health import EngineWatch, Silence
 
 LONG = 60.0  # seconds; nothing here takes so long unless it is broken
 

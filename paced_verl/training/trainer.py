@@ -2,7 +2,7 @@
 
 Order of a step (``docs/architecture.md``): the schedule says which stage it is and whether pass rates are due; the
 sampler draws prompts; each row is told its stage, weight and stored target; verl rolls out, the teacher scores, verl
-trains with :func:`paced_verl.loss.paced_loss`; the table learns from what came back.
+trains with :func:`paced_verl.training.loss.paced_loss`; the table learns from what came back.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from paced_verl import fields
 from paced_verl.checks import check, check_length, resume
 from paced_verl.config import ConfigError
 from paced_verl.config.wiring import teacher_paths, wire
-from paced_verl.estimate import correct_of_row, estimate_pass_rates
 from paced_verl.fingerprint import fingerprint_of, prompt_hash, tokenizer_hash
-from paced_verl.health import EngineWatch
-from paced_verl.loss import METRIC_PREFIX, paced_loss
-from paced_verl.outcomes import RefillLimit, Report
 from paced_verl.pacing.instructions import row_instructions
 from paced_verl.pacing.pass_rates import PassRateTable
 from paced_verl.pacing.schedule import Stage, refresh_due
-from paced_verl.sessions import sessions
-from paced_verl.state import PacedState
 from paced_verl.targets.store import Target, response_in
-from paced_verl.worker import PACED_WORKERS
+from paced_verl.training.estimate import correct_of_row, estimate_pass_rates
+from paced_verl.training.health import EngineWatch
+from paced_verl.training.loss import METRIC_PREFIX, paced_loss
+from paced_verl.training.outcomes import RefillLimit, Report
+from paced_verl.training.sessions import sessions
+from paced_verl.training.state import PacedState
+from paced_verl.training.worker import PACED_WORKERS
 
 POLL_SECONDS = 0.2  # verl looks for finished rollouts every 2 s, which is most of a short step
 
