@@ -58,17 +58,17 @@ def _register_trainers(_module: ModuleType) -> None:
 @_when_imported("verl.trainer.ppo.ray_trainer")
 def _register_advantage(module: ModuleType) -> None:
     """Make ``algorithm.adv_estimator=paced`` known in the process that computes advantages."""
-    from paced_verl.advantage import install
+    from paced_verl.advantage.install import install_estimator
 
-    install(module)
+    install_estimator(module)
 
 
 @_when_imported("verl.workers.engine_workers")
 def _read_teacher_path(module: ModuleType) -> None:
     """Make ``actor_rollout_ref.ref.teacher_path`` known in the process that builds a reference worker."""
-    from paced_verl.reference_path import install
+    from paced_verl.advantage.install import install_teacher_path
 
-    install(module)
+    install_teacher_path(module)
 
 
 if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":

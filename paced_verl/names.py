@@ -3,3 +3,5 @@
 LOSS_MODE = "paced"
 TRAINER_MODES = ("paced_sync", "paced_colocate_async", "paced_separate_async")
 MANAGER = "paced_verl.training.rollout.PacedAgentLoopManager"
+ESTIMATOR = "paced"
+"""The advantage, as verl knows it: ``algorithm.adv_estimator``."""

@@ -15,8 +15,7 @@ USED = (
     "training.rollout",
     "training.worker",
     "training.loss",
-    "advantage",
-    "reference_path",
+    "advantage.estimator",
 )
 """The modules that verl's processes import of ours."""
 

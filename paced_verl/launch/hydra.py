@@ -51,9 +51,9 @@ def describe(config: DictConfig, files: bool = True) -> str:
         ConfigError: It cannot run as written.
     """
     if isinstance(config.algorithm, DictConfig) and "paced" in config.algorithm:
-        from paced_verl import advantage
+        from paced_verl.advantage import checks
 
-        return advantage.describe(config, *advantage.check(config, files))
+        return checks.describe(config, *checks.check(config, files))
     from paced_verl.launch.plan import Plan
 
     return str(Plan.of(config, files))

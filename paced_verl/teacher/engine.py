@@ -97,7 +97,7 @@ class ReferenceTeacher:
             config.model.model_type = MODEL_TYPE
             config.model.lora_rank = 0
             config.model.lora_adapter_path = None
-            config.ref.pop("teacher_path", None)  # another teacher's, of paced_verl.reference_path
+            config.ref.pop("teacher_path", None)  # another teacher's, of paced_verl.advantage.install
         worker = ActorRolloutRefWorker(config, role="ref")
         worker.init_model()
         assert isinstance(worker.ref, TrainingWorker)

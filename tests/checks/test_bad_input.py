@@ -15,7 +15,7 @@ import pytest
 from omegaconf import OmegaConf
 from pydantic import BaseModel
 
-from paced_verl.advantage import AdvantageConfig
+from paced_verl.advantage.config import AdvantageConfig
 from paced_verl.config import ConfigError, PacedConfig
 
 STAGE = {"until": 1.0, "divergence": "jsd", "responses": "student", "parameters": {"beta": 0.3}}

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 import paced_verl
-from paced_verl.advantage import AdvantageConfig
+from paced_verl.advantage.config import AdvantageConfig
 from paced_verl.config import ConfigError, PacedConfig
 from paced_verl.pacing.kernel import Kernel
 

@@ -16,12 +16,9 @@ import torch
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from paced_verl.advantage import (
-    AdvantageConfig,
-    check,
-    estimate_paced_advantage,
-    paced_advantage,
-)
+from paced_verl.advantage.checks import check
+from paced_verl.advantage.config import AdvantageConfig
+from paced_verl.advantage.estimator import estimate_paced_advantage, paced_advantage
 from paced_verl.config import ConfigError
 from paced_verl.divergence import get_divergence, teacher_categories
 from paced_verl.launch.hydra import PacedCallback
