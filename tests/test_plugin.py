@@ -39,16 +39,6 @@ def test_a_process_that_only_imports_verl_imports_nothing_more() -> None:
     assert run(LOADED, "auto") == ["paced_verl", *run(LOADED, "none")]
 
 
-def test_the_core_needs_neither_ray_nor_verl() -> None:
-    core = ["kernel", "passrate", "sampler", "schedule", "divergence", "context", "targets"]
-    core += ["selection", "instructions", "group", "outcomes", "sessions", "state", "endpoint", "waiting"]
-    core += ["judge", "target_file", "fingerprint"]
-    code = "import sys\n" + "".join(f"import paced_verl.{name}\n" for name in core)
-    code += "print([m for m in ('ray', 'verl', 'hydra', 'tensordict', 'vllm') if m in sys.modules])"
-    environment = {k: v for k, v in os.environ.items() if k != "VERL_PLATFORM"}
-    assert subprocess.check_output([sys.executable, "-c", code], text=True, env=environment).strip() == "[]"
-
-
 @pytest.mark.parametrize("name", ["paced_sync", "paced_colocate_async", "paced_separate_async"])
 def test_the_trainer_is_registered_when_verl_looks_for_it(name: str) -> None:
     from verl.trainer.ppo.v1 import PPOTrainer, get_trainer_cls

@@ -19,7 +19,7 @@ from verl.utils.dataset.rl_dataset import collate_fn
 
 from paced_verl import fields
 from paced_verl.pacing.pass_rates import PassRateTable, is_correct
-from paced_verl.training.sessions import sessions
+from paced_verl.run.sessions import sessions
 
 PARTITION = "val"
 

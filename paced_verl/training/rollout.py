@@ -20,12 +20,12 @@ from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorke
 from paced_verl import fields
 from paced_verl.config import PacedConfig
 from paced_verl.pacing.pass_rates import is_correct
+from paced_verl.run.group import Scored
+from paced_verl.run.outcomes import Report, Visit
 from paced_verl.teacher.context import TeacherContext
 from paced_verl.teacher.positions import at_student_positions, in_vocabulary, response_positions
 from paced_verl.teacher.prompts import Prompts
 from paced_verl.teacher.servers import StudentServers, Teacher, TeacherServers
-from paced_verl.training.group import Scored
-from paced_verl.training.outcomes import Report, Visit
 
 _TENSORS = {fields.PROMPT: torch.int64, fields.STAGE: torch.int64, fields.MIX: torch.float32,
             fields.WEIGHT: torch.float32, fields.TASK: torch.float32}  # fmt: skip

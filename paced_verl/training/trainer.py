@@ -39,13 +39,13 @@ from paced_verl.fingerprint import fingerprint_of, prompt_hash, tokenizer_hash
 from paced_verl.pacing.instructions import row_instructions
 from paced_verl.pacing.pass_rates import PassRateTable
 from paced_verl.pacing.schedule import Stage, refresh_due
+from paced_verl.run.outcomes import RefillLimit, Report
+from paced_verl.run.sessions import sessions
+from paced_verl.run.state import PacedState
 from paced_verl.targets.store import Target, response_in
 from paced_verl.training.estimate import correct_of_row, estimate_pass_rates
 from paced_verl.training.health import EngineWatch
 from paced_verl.training.loss import METRIC_PREFIX, paced_loss
-from paced_verl.training.outcomes import RefillLimit, Report
-from paced_verl.training.sessions import sessions
-from paced_verl.training.state import PacedState
 from paced_verl.training.worker import PACED_WORKERS
 
 POLL_SECONDS = 0.2  # verl looks for finished rollouts every 2 s, which is most of a short step

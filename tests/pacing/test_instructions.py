@@ -13,7 +13,7 @@ from paced_verl.pacing.kernel import Kernel
 from paced_verl.pacing.pass_rates import PassRateTable
 from paced_verl.pacing.sampler import PassRateSampler
 from paced_verl.pacing.schedule import Stage
-from paced_verl.training.group import Group, Scored
+from paced_verl.run.group import Group, Scored
 
 SUCCESSES = np.array([0, 1, 2, 3, 4])
 

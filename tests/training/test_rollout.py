@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 from verl.trainer.ppo.v1 import replay_buffer
 
 from paced_verl import fields
+from paced_verl.run.group import Group, Scored
+from paced_verl.run.outcomes import Outcome, Report
 from paced_verl.teacher.context import TeacherContext
-from paced_verl.training.group import Group, Scored
-from paced_verl.training.outcomes import Outcome, Report
 from paced_verl.training.rollout import PacedAgentLoopWorker, _in_words
 from tests.queue import Queue
 

@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 
 from paced_verl import fields
 from paced_verl.pacing.pass_rates import PassRateTable
+from paced_verl.run.outcomes import Outcome, RefillLimit, Report
 from paced_verl.training import trainer
-from paced_verl.training.outcomes import Outcome, RefillLimit, Report
 from paced_verl.training.trainer import PacedTrainer, RefillError
 from tests.queue import Queue
 

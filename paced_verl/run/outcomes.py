@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from paced_verl.training.group import Group
+from paced_verl.run.group import Group
 
 LEAST_FAILED = 16  # prompts: fewer may fail in a row by chance
 LEAST_DROPPED = 256  # prompts: where one group in 50 is mixed, so many in a row without one happen in 6 of 1000

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from paced_verl.training.group import Scored
-from paced_verl.training.outcomes import Outcome, RefillLimit, Report, Visit
+from paced_verl.run.group import Scored
+from paced_verl.run.outcomes import Outcome, RefillLimit, Report, Visit
 
 FAILED = Outcome(0, error="ValueError: no")
 HOPELESS = Outcome(0, successes=0, responses=4, dropped=True)

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paced_verl.training.sessions import sessions
+from paced_verl.run.sessions import sessions
 
 
 def test_the_last_output_counts_and_numbers_are_numbers() -> None:

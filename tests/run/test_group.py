@@ -7,7 +7,7 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paced_verl.training.group import Group, Scored
+from paced_verl.run.group import Group, Scored
 
 
 def test_sessions_wait_for_the_slowest_and_count_the_others() -> None:

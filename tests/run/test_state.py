@@ -10,8 +10,8 @@ import pytest
 
 from paced_verl.config import PacedConfig
 from paced_verl.pacing.kernel import fit_exponents, fit_prior
+from paced_verl.run.state import PacedState
 from paced_verl.targets.store import Target
-from paced_verl.training.state import PacedState
 
 SIZE = 8
 SUCCESSES, SAMPLES = np.array([0, 1, 2, 3, 5, 6, 7, 8]), np.full(SIZE, 8)
