@@ -8,7 +8,7 @@ logging, and the end of the last stage.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +66,9 @@ def settings_of(config: DictConfig, paced: PacedConfig, schedule: Schedule | Non
 
 def _flat(key: str, value: Any) -> dict[str, Any]:
     """A tree of mappings and lists as one mapping of dotted keys."""
-    if isinstance(value, Mapping) and value:
-        items = value.items()
-    elif isinstance(value, list) and value:
-        items = enumerate(value)
-    else:
+    if not (isinstance(value, Mapping | list) and value):
         return {key: value}
+    items: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, Mapping) else enumerate(value)
     return {name: leaf for part, below in items for name, leaf in _flat(f"{key}.{part}", below).items()}
 
 

@@ -13,6 +13,7 @@ from paced_verl.config.base import Block, Exponent, Fraction, Number, PriorCount
 from paced_verl.pacing.instructions import Route
 from paced_verl.pacing.kernel import Kernel, fit_exponents, fit_prior
 from paced_verl.pacing.pass_rates import PassRateTable
+from paced_verl.pacing.sampler import get_sampler
 from paced_verl.teacher.context import TeacherContext
 
 
@@ -120,10 +121,17 @@ class PassRateConfig(Block):
 class SamplerConfig(Block):
     """Which prompts come next. ``power`` γ draws q ∝ w^γ and leaves w^(1−γ) to the loss: same expected gradient."""
 
+    policy: Text = "pass_rate"
+    """Who draws: ``pass_rate``, or a name given to :func:`paced_verl.pacing.sampler.register_sampler`."""
     power: Annotated[Number, Field(ge=0, le=10)] = 0.0
     explore: Fraction = 0.0
     skip_zero_weight: StrictBool = True
     seed: Annotated[Whole, Field(ge=0, lt=2**63)] = 0
+
+    @model_validator(mode="after")
+    def _known(self) -> SamplerConfig:
+        get_sampler(self.policy)
+        return self
 
 
 def _shows_more(context: str) -> str:

@@ -79,7 +79,16 @@ class TeacherConfig(Block):
 class TokensConfig(Block):
     """Which tokens of a response train."""
 
-    select: Literal["tip"] | None = None
-    """``tip``: those where the student is uncertain or disagrees with the teacher (arXiv 2604.14084)."""
+    select: Text | None = None
+    """``tip``: those where the student is uncertain or disagrees with the teacher (arXiv 2604.14084); or a name that
+    :func:`paced_verl.divergence.selection.register_token_weight` was given."""
     keep: Share = 0.5
     """Share of a response's tokens that is kept."""
+
+    @model_validator(mode="after")
+    def _known(self) -> TokensConfig:
+        if self.select is not None:
+            from paced_verl.divergence.selection import get_token_weight
+
+            get_token_weight(self.select)
+        return self

@@ -35,7 +35,7 @@ class GlooCheckpointEngine(CheckpointEngine):
         self._store: dist.TCPStore | None = None
         self._group: dist.ProcessGroupGloo | None = None
 
-    def prepare(self) -> tuple[str, int] | None:
+    def prepare(self) -> tuple[str, int] | None:  # type: ignore[override]  # whatever build_topology reads
         """The master's (host, port), where the others meet it; None from all others."""
         if not self._is_master:
             return None
@@ -55,13 +55,15 @@ class GlooCheckpointEngine(CheckpointEngine):
 
         return arguments([0] + [-1] * (actor_wg_world_size - 1)), arguments(list(range(1, world_size)))
 
-    def init_process_group(self, rank: int, world_size: int, address: tuple[str, int]) -> None:
+    def init_process_group(  # type: ignore[override]  # its keywords are build_topology's
+        self, rank: int, world_size: int, address: tuple[str, int]
+    ) -> None:
         """Join the group; returns when all have. Rank -1 stays outside."""
         if rank < 0:
             return
         store = self._store or dist.TCPStore(*address)
         # Not dist.init_process_group: verl's workers have a default group already, each side its own.
-        self._group = dist.ProcessGroupGloo(store, rank, world_size)
+        self._group = dist.ProcessGroupGloo(store, rank, world_size)  # type: ignore[call-arg]
 
     def finalize(self) -> None:
         self._group = self._store = None
@@ -88,7 +90,9 @@ class GlooCheckpointEngine(CheckpointEngine):
         return {}
 
     @torch.no_grad()
-    async def receive_weights(self, global_steps: int | None = None) -> AsyncGenerator[tuple[str, torch.Tensor], None]:
+    async def receive_weights(  # type: ignore[override]  # verl iterates over it with "async for"
+        self, global_steps: int | None = None
+    ) -> AsyncGenerator[tuple[str, torch.Tensor], None]:
         """Yields (name, tensor) in the order sent, every tensor in memory of its own."""
         while (header := self._receive()) is not None:
             name, shape, dtype = header
@@ -110,7 +114,7 @@ class GlooCheckpointEngine(CheckpointEngine):
 
     def _broadcast(self, tensor: torch.Tensor) -> None:
         assert self._group is not None, "init_process_group comes first"
-        self._group.broadcast(tensor, 0).wait()
+        self._group.broadcast(tensor, 0).wait()  # type: ignore[attr-defined]
 
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:

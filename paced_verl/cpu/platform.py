@@ -161,7 +161,7 @@ def _vllm_version(wrapped: Any, _instance: Any, args: tuple, kwargs: dict) -> st
 @wrapt.when_imported("vllm.model_executor.layers.utils")
 def _keep_weights(module: Any) -> None:
     def plain_linear(layer: torch.nn.Module, remove_weight: bool) -> None:
-        layer.cpu_linear = torch.nn.functional.linear
+        layer.cpu_linear = torch.nn.functional.linear  # type: ignore[assignment]  # a module holds functions, too
 
     module.dispatch_cpu_unquantized_gemm = plain_linear
 

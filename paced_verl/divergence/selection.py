@@ -14,10 +14,59 @@ A constant factor of h or d changes no score, so it does not matter whether entr
 from a teacher's top-k, they are over k+1 categories and so below those over the whole vocabulary.
 """
 
+from collections.abc import Callable, Mapping
+
 import torch
+
+from paced_verl.errors import PacedError, nearest
+
+TokenWeight = Callable[[Mapping[str, torch.Tensor], torch.Tensor, float], torch.Tensor]
+_REGISTRY: dict[str, TokenWeight] = {}
 
 # Entropies above this share of a response's are all taken for equal: a few extreme ones would press down the others.
 ENTROPY_QUANTILE = 0.98
+
+
+def register_token_weight(name: str) -> Callable[[TokenWeight], TokenWeight]:
+    """Decorator: make a function known as ``paced.tokens.select``.
+
+    It gets what is known of the tokens of B responses, by name, (B, T) float each without gradient:
+    ``student_entropy``, ``forward_kl``, ``reverse_kl``, ``tail_mass`` (the teacher's) and ``student_tail_mass``;
+    the tokens that count, (B, T) bool; and ``paced.tokens.keep``. It returns what the loss of each token is multiplied
+    by, (B, T) float, 0 outside the mask. Where that sums to a row's number of tokens, a response weighs as before.
+
+    >>> @register_token_weight("agree")
+    ... def agree(known, mask, keep):
+    ...     return (-known["reverse_kl"]).exp() * mask
+
+    Raises:
+        ValueError: The name is taken.
+    """
+    if name in _REGISTRY:
+        raise ValueError(f"a token weight named {name!r} is already registered")
+
+    def register(function: TokenWeight) -> TokenWeight:
+        _REGISTRY[name] = function
+        return function
+
+    return register
+
+
+def get_token_weight(name: str) -> TokenWeight:
+    """The token weight of that name.
+
+    Raises:
+        PacedError: There is none; it gives the nearest name, or all there are.
+    """
+    if name not in _REGISTRY:
+        raise PacedError(f"no token weight {name!r}. {nearest(name, sorted(_REGISTRY))}")
+    return _REGISTRY[name]
+
+
+@register_token_weight("tip")
+def tip(known: Mapping[str, torch.Tensor], mask: torch.Tensor, keep: float) -> torch.Tensor:
+    """TIP, as at the top of this file."""
+    return selection_factor(tip_scores(known["student_entropy"], known["reverse_kl"], mask), mask, keep)
 
 
 @torch.no_grad()

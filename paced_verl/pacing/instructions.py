@@ -9,8 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from paced_verl import fields
-from paced_verl.pacing.kernel import weights_by_successes
-from paced_verl.pacing.sampler import PassRateSampler
 from paced_verl.pacing.schedule import Stage
 
 
@@ -28,43 +26,42 @@ class Route:
 
 
 def row_instructions(
-    prompts: npt.NDArray[np.int64],
+    weights: npt.NDArray[np.float32],
     *,
     stage: Stage,
     step: int,
     n: int,
-    sampler: PassRateSampler,
-    group_weights: bool = False,
+    group_weights: npt.NDArray[np.float64] | None = None,
+    rates: npt.NDArray[np.float32] | None = None,
     route: Route | None = None,
 ) -> dict[str, list[Any]]:
-    """The fields (:mod:`paced_verl.fields`) of the rows of these prompts, one entry a prompt.
+    """The fields (:mod:`paced_verl.fields`) of the rows of B prompts, one entry a prompt.
 
     Args:
-        prompts: Positions in the training set, as drawn.
+        weights: Loss weights under which the prompts were drawn, (B,).
         stage: The stage that trains them.
         step: The step they are drawn in.
         n: Responses per prompt.
-        sampler: Knows the weights they were drawn under.
-        group_weights: Weigh each response by the others of the group that is about to be sampled, not by the table.
+        group_weights: What a response weighs with 0 … n − 1 correct ones beside it, (n,), where the group that is about
+            to be sampled decides; ``None``: ``weights`` do.
+        rates: Pass rates, (B,), NaN where unknown; read by ``route`` alone.
         route: Which losses a prompt gets by its pass rate; ``None``: all get both.
     """
-    coef = stage.coef_at(step)
+    coef, prompts = stage.coef_at(step), len(weights)
     rows: dict[str, list[Any]] = {
-        fields.STAGE: [stage.index] * len(prompts),
-        fields.RESPONSES: [stage.responses] * len(prompts),
-        fields.MIX: [stage.mix(step)] * len(prompts),
-        fields.WEIGHT: (sampler.loss_weights(prompts) * coef).tolist(),
-        fields.TASK: [1.0] * len(prompts),
-        fields.SELF: [False] * len(prompts),
-        fields.SESSIONS: [n] * len(prompts),
-        fields.GROUP_WEIGHTS: [None] * len(prompts),
-        fields.TARGET: [None] * len(prompts),
+        fields.STAGE: [stage.index] * prompts,
+        fields.RESPONSES: [stage.responses] * prompts,
+        fields.MIX: [stage.mix(step)] * prompts,
+        fields.WEIGHT: (weights * coef).tolist(),
+        fields.TASK: [1.0] * prompts,
+        fields.SELF: [False] * prompts,
+        fields.SESSIONS: [n] * prompts,
+        fields.GROUP_WEIGHTS: [None if group_weights is None else (group_weights * coef).tolist()] * prompts,
+        fields.TARGET: [None] * prompts,
     }
-    if group_weights:
-        weights = (weights_by_successes(sampler.kernel, n - 1, sampler.mean_weight) * coef).tolist()
-        rows[fields.GROUP_WEIGHTS] = [weights] * len(prompts)
     if route is not None:
-        _route(rows, sampler.table.rates()[prompts], route, coef)
+        assert rates is not None
+        _route(rows, rates, route, coef)
     return rows
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from paced_verl.atomic import replacing
 from paced_verl.errors import PacedError
 
 _FORMAT = b"1"
@@ -86,10 +87,10 @@ class PassRateTable:
             )
         return prompts.astype(np.int64, copy=False), k, n
 
-    def rates(self) -> npt.NDArray[np.float32]:
-        """Pass rates float32[size], NaN for a prompt without samples."""
-        unseen = np.full(len(self), np.nan, np.float32)
-        return np.divide(self.successes, self.samples, out=unseen, where=self.samples > 0)
+    def rates(self, prompts: npt.NDArray[np.int64] | slice = slice(None)) -> npt.NDArray[np.float32]:
+        """Pass rates float32 of these prompts, all by default; NaN for one without samples."""
+        successes, samples = self.successes[prompts], self.samples[prompts]
+        return np.divide(successes, samples, out=np.full(samples.shape, np.nan, np.float32), where=samples > 0)
 
     def staleness(self, step: int) -> float:
         """Mean number of steps since a prompt was last observed, over the observed ones; NaN if there are none."""
@@ -126,17 +127,15 @@ class PassRateTable:
                 "last_seen": self.last_seen,
             }
         ).replace_schema_metadata(metadata)
-        path = Path(path)
-        unfinished = path.with_name(path.name + ".tmp")
-        pq.write_table(
-            table,
-            unfinished,
-            compression="zstd",
-            use_dictionary=["successes", "samples", "last_seen"],
-            column_encoding={"prompt": "DELTA_BINARY_PACKED"},
-            write_page_checksum=True,
-        )
-        os.replace(unfinished, path)
+        with replacing(Path(path)) as unfinished:
+            pq.write_table(
+                table,
+                unfinished,
+                compression="zstd",
+                use_dictionary=["successes", "samples", "last_seen"],
+                column_encoding={"prompt": "DELTA_BINARY_PACKED"},
+                write_page_checksum=True,
+            )
 
     @classmethod
     def load(

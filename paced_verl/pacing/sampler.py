@@ -1,15 +1,17 @@
 """Which prompts come next, and what their loss must be multiplied by."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from paced_verl.errors import PacedError, nearest
 from paced_verl.pacing.kernel import Kernel
 from paced_verl.pacing.pass_rates import PassRateTable
+from paced_verl.pacing.protocol import PromptSampler, SamplerSettings
 
 _BLOCK = 256  # prompts that share one entry of the sums a draw searches
 _PART = 256 * _BLOCK  # prompts handled at once in a pass over all of them; its temporaries fit a core's cache
@@ -287,6 +289,48 @@ class PassRateSampler:
             self._order = shuffled(index, self.size, (self.seed, self._epoch))
             self._order_of = (self._epoch, start)
         return self._order[self._position - start :]
+
+
+MakeSampler = Callable[[PassRateTable, Kernel, SamplerSettings], PromptSampler]
+_POLICIES: dict[str, MakeSampler] = {}
+
+
+def register_sampler(name: str) -> Callable[[MakeSampler], MakeSampler]:
+    """Decorator: make a sampler known as ``paced.sampler.policy``.
+
+    >>> @register_sampler("in_order")
+    ... def in_order(table, kernel, settings):
+    ...     return InOrder(len(table), settings.epoch_size)
+
+    Raises:
+        ValueError: The name is taken.
+    """
+
+    if name in _POLICIES:
+        raise ValueError(f"a sampler named {name!r} is already registered")
+
+    def register(make: MakeSampler) -> MakeSampler:
+        _POLICIES[name] = make
+        return make
+
+    return register
+
+
+def get_sampler(name: str) -> MakeSampler:
+    """What makes a registered sampler.
+
+    Raises:
+        PacedError: Nobody has registered it.
+    """
+    if name not in _POLICIES:
+        raise PacedError(f"no sampler is registered as {name!r}. {nearest(name, sorted(_POLICIES))}")
+    return _POLICIES[name]
+
+
+@register_sampler("pass_rate")
+def pass_rate_sampler(table: PassRateTable, kernel: Kernel, settings: SamplerSettings) -> PassRateSampler:
+    """The sampler of a run, by default."""
+    return PassRateSampler(table, kernel, **asdict(settings))
 
 
 def shuffled(index: IntArray, size: int, key: tuple[int, int]) -> IntArray:

@@ -1,17 +1,50 @@
-"""What a run knows and a checkpoint keeps: pass rates, the sampler over them, stored teacher responses. No verl."""
+"""What a run knows, what it decides by that, and what a checkpoint keeps of it. No Ray, no verl.
+
+The trainer executes: it gives a way to measure, hands over the rows that came back, and asks what to tell the next.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
+from paced_verl import fields
+from paced_verl.atomic import replacing
 from paced_verl.config import PacedConfig
+from paced_verl.fingerprint import prompt_hash
+from paced_verl.pacing.instructions import row_instructions
+from paced_verl.pacing.kernel import weights_by_successes
 from paced_verl.pacing.pass_rates import PassRateTable
-from paced_verl.pacing.sampler import PassRateSampler
+from paced_verl.pacing.protocol import PromptSampler, SamplerSettings
+from paced_verl.pacing.sampler import get_sampler
+from paced_verl.pacing.schedule import Schedule, Stage, refresh_due
+from paced_verl.run.measure import IntArray, Measure
+from paced_verl.run.outcomes import Report
+from paced_verl.run.step_rows import StepRows
 from paced_verl.targets.files import Origin
-from paced_verl.targets.store import TargetStore
+from paced_verl.targets.store import Target, TargetStore, response_in
+
+
+class Saved(Protocol):
+    """A part of a checkpoint, in a file or folder of its own."""
+
+    def save(self, path: Path) -> None:
+        """Write it."""
+
+    def load(self, path: Path) -> None:
+        """Read what :meth:`save` wrote."""
+
+
+class Learnt(NamedTuple):
+    """What a batch of rows says: values of this moment, and amounts that add up over a step's batches."""
+
+    values: dict[str, float]
+    amounts: dict[str, float]
 
 
 class PacedState:
@@ -19,65 +52,210 @@ class PacedState:
 
     Args:
         paced: The parsed ``paced`` block.
+        schedule: Its stages, in steps.
         prompts: Number of training prompts.
         epoch_size: Draws of one pass over them (whole batches).
+        student_n: Responses of the student to a prompt.
         task_rewards: Whether prompts also get a task reward: then none may be left out for its weight.
+        filters_groups: Whether DAPO's filter drops groups.
         fingerprint: Names the data set: a table or targets of another one are refused.
-        tokenizer: Names the student's tokens: targets in others are refused.
+        tokenizer_hash: Names the student's tokens: targets in others are refused.
+        dataset: verl's rows by position, and
+        tokenizer: the student's: read where responses are stored.
+        history: Folder for every estimate of pass rates; ``None``: they are not kept.
+
+    Attributes:
+        parts: What else a checkpoint keeps, by the name of its file or folder.
     """
 
     def __init__(
         self,
         paced: PacedConfig,
+        schedule: Schedule,
+        *,
         prompts: int,
         epoch_size: int,
+        student_n: int = 1,
         task_rewards: bool = False,
+        filters_groups: bool = False,
         fingerprint: str = "",
-        tokenizer: str = "",
+        tokenizer_hash: str = "",
+        dataset: Any = None,
+        tokenizer: Any = None,
+        history: Path | None = None,
     ):
-        self.paced = paced
+        self.paced, self.schedule = paced, schedule
+        self.student_n, self.filters_groups = student_n, filters_groups
+        self.dataset, self.tokenizer, self.history = dataset, tokenizer, history
         self.table = PassRateTable(prompts, paced.pass_rate.decay, fingerprint)
-        self.targets = TargetStore(Origin(fingerprint, tokenizer))
+        self.targets = TargetStore(Origin(fingerprint, tokenizer_hash))
+        self.parts: dict[str, Saved] = {}
+        self.kernel = paced.weight.to_kernel()
         self.last_refresh: int | None = None
+        self._seconds_measuring: float | None = None
         every_prompt = task_rewards or paced.weight.source == "group"
-        self.sampler = PassRateSampler(
-            self.table,
-            paced.weight.to_kernel(),
+        settings = SamplerSettings(
             power=paced.sampler.power,
             explore=paced.sampler.explore,
-            skip_zero_weight=paced.sampler.skip_zero_weight and not every_prompt,
             seed=paced.sampler.seed,
+            skip_zero_weight=paced.sampler.skip_zero_weight and not every_prompt,
             epoch_size=epoch_size,
         )
+        self.sampler: PromptSampler = get_sampler(paced.sampler.policy)(self.table, self.kernel, settings)
         if paced.pass_rate.file is not None:
             self.use_table(self._load_table(paced.pass_rate.file), step=1)
         if paced.targets.file is not None and Path(paced.targets.file).exists():
             self.targets.load(paced.targets.file)
 
-    def new_table(self) -> PassRateTable:
-        """An empty table."""
-        return PassRateTable(len(self.table), self.paced.pass_rate.decay, self.table.fingerprint)
+    # ------------------------------------------------------------------ pass rates
+
+    def before_step(self, step: int, measure: Measure) -> None:
+        """Bring pass rates up to date for a step, where that is due."""
+        settings = self.paced.pass_rate
+        if refresh_due(step, self.last_refresh, settings.refresh, settings.every_steps, self.schedule):
+            self.use_table(self.estimate(step, measure), step)
+
+    def after_run(self, step: int, measure: Measure) -> None:
+        """Estimate once more after the last step, for the record, where that is asked for."""
+        if self.paced.pass_rate.at_end:
+            self.estimate(step + 1, measure)
+
+    def estimate(self, step: int, measure: Measure) -> PassRateTable:
+        """The pass rates of all prompts, with the weights that ``step`` starts from."""
+        started = time.monotonic()
+        table = PassRateTable(len(self.table), self.paced.pass_rate.decay, self.table.fingerprint)
+        counts = measure(np.arange(len(table)), self.paced.pass_rate.samples)
+        table.observe(counts.prompts, counts.successes, counts.samples, step)
+        if self.history is not None:
+            self.history.mkdir(parents=True, exist_ok=True)
+            table.save(self.history / f"after_step_{step - 1}.parquet")
+        self._seconds_measuring = time.monotonic() - started
+        summary = table.summary()
+        print(
+            f"[paced] pass rates before step {step}: mean {summary['mean']:.3f}; "
+            f"{summary['low']:.0%} below .2, {summary['frontier']:.0%} between, {summary['high']:.0%} above .8 "
+            f"({len(table)} prompts × {self.paced.pass_rate.samples} samples in {self._seconds_measuring:.0f} s)",
+            flush=True,
+        )
+        return table
 
     def _load_table(self, path: str | Path) -> PassRateTable:
         return PassRateTable.load(path, len(self.table), self.table.fingerprint, self.paced.pass_rate.decay)
 
     def use_table(self, table: PassRateTable, step: int) -> None:
         """Weigh by this table from ``step`` on, with what the configuration leaves to the data fitted to it."""
-        weight, kernel = self.paced.weight, self.sampler.kernel
+        weight, kernel = self.paced.weight, self.kernel
         try:
             kernel = weight.with_exponents(kernel, table)
         except ValueError as error:
             if self.last_refresh is None:
                 raise
             print(f"[paced] keeping α={kernel.alpha:.3g}, β={kernel.beta:.3g}: {error}", flush=True)
-        kernel = weight.with_prior(kernel, table)
-        self.table, self.last_refresh = table, step
-        self.sampler.refresh(kernel, table)
+        self.kernel, self.table, self.last_refresh = weight.with_prior(kernel, table), table, step
+        self.sampler.refresh(self.kernel, table)
+
+    # ------------------------------------------------------------------ a step
+
+    def responses_per_prompt(self, stage: Stage) -> int:
+        """How many responses a prompt gets in a stage."""
+        return self.student_n if stage.responses == "student" else 1
+
+    def tell(self, prompts: IntArray, step: int) -> dict[str, list[Any]]:
+        """What the rows of these prompts are told (:mod:`paced_verl.fields`), one entry a prompt.
+
+        Args:
+            prompts: Positions in the training set, as the sampler has just drawn them.
+            step: The step they are drawn in.
+        """
+        stage = self.schedule.at(step)
+        n, group, route = self.responses_per_prompt(stage), self.paced.weight.source == "group", self.paced.route
+        rows = row_instructions(
+            self.sampler.loss_weights(prompts),
+            stage=stage,
+            step=step,
+            n=n,
+            group_weights=weights_by_successes(self.kernel, n - 1, self.sampler.mean_weight) if group else None,
+            rates=self.table.rates(prompts),
+            route=route.to_route() if route else None,
+        )
+        if stage.responses == "teacher":
+            rows[fields.TARGET] = [self._stored_target(prompt) for prompt in prompts.tolist()]
+        return rows
+
+    def _stored_target(self, prompt: int) -> list[int] | None:
+        """Token ids of the stored response, or of the data's own; ``None``: the teacher writes one."""
+        row = self.dataset[prompt]
+        target = self.targets.get(prompt, row["raw_prompt"])
+        text = response_in(row, self.paced.targets.column) if self.paced.targets.column else None
+        if text is not None and not self.targets.has_response(prompt):
+            ids = (*self.tokenizer.encode(text, add_special_tokens=False), self.tokenizer.eos_token_id)
+            target = Target(ids, text, prompt_hash=prompt_hash(row["raw_prompt"]))
+            self.targets.add(prompt, target)
+        return None if target is None else list(target.token_ids)
+
+    def learn(self, rows: StepRows, report: Report, step: int) -> Learnt:
+        """Take up what came back.
+
+        Args:
+            rows: Of a batch that trains.
+            report: What the workers have seen since the last one.
+            step: The step that trains it.
+        """
+        by_student = np.array([self.schedule.stages[stage].responses == "student" for stage in rows.stages.tolist()])
+        self._store_targets(rows, ~by_student)
+        last = rows.sessions.last
+        if self.paced.pass_rate.from_training:
+            self._observe(rows, report, last & by_student, step)
+        amounts = {
+            "paced/teacher/tokens": rows.total("tokens"),
+            "paced/teacher/tokens_saved": rows.total("tokens_saved"),
+            "paced/teacher/seconds": rows.total("seconds"),
+            "paced/teacher/tokens_dropped": report.dropped_tokens,
+            "paced/teacher/skipped_rows": float((rows.weight[last] == 0).sum()),
+            "paced/teacher/no_context": rows.total("no_context"),
+            "paced/targets/skipped": rows.total("gave_up"),
+            "paced/rollout/failed": float(len(report.errors)),
+        }
+        if self.paced.route is not None:
+            amounts["paced/route/no_task"] = float((rows.task[last] == 0).sum())
+            amounts["paced/route/self_taught"] = rows.total("self_taught")
+        values = {
+            "paced/stage": float(self.schedule.at(step).index + 1),
+            "paced/targets/stored": float(len(self.targets)),
+            **self.sampler.metrics(step),
+        }
+        if self._seconds_measuring is not None:
+            values["paced/pass_rate/seconds"] = self._seconds_measuring
+            self._seconds_measuring = None
+        return Learnt(values, amounts)
+
+    def _observe(self, rows: StepRows, report: Report, rollouts: np.ndarray, step: int) -> None:
+        """Count a step's rollouts; under DAPO's filter those of dropped groups, too, of which no row is left."""
+        prompts, correct = rows.prompts[rollouts], rows.correct[rollouts].astype(np.int64)
+        samples = np.ones(len(prompts), np.int64)
+        if self.filters_groups:
+            seen = [(seen.prompt, seen.successes, seen.responses) for seen in report.outcomes if seen.responses]
+            prompts, correct, samples = np.array(seen, np.int64).reshape(-1, 3).T
+        if prompts.size:
+            self.table.observe(prompts, correct, samples, step)
+            self.sampler.update(prompts)
+
+    def _store_targets(self, rows: StepRows, written: np.ndarray) -> None:
+        """Keep the responses that a teacher has written."""
+        gave_up = rows.asked["gave_up"].astype(bool)
+        for i in np.flatnonzero(written).tolist():
+            prompt = int(rows.prompts[i])
+            if prompt not in self.targets and (gave_up[i] or rows.weight[i] > 0):
+                ids = () if gave_up[i] else tuple(rows.responses[i].tolist())
+                text = self.tokenizer.decode(ids, skip_special_tokens=True)
+                self.targets.add(prompt, Target(ids, text, bool(rows.correct[i]), prompt_hash(rows.messages[i])))
+
+    # ------------------------------------------------------------------ checkpoints
 
     @property
     def fitted(self) -> dict[str, Any]:
         """The kernel's numbers that were taken from the data, not from the configuration."""
-        weight, kernel = self.paced.weight, self.sampler.kernel
+        weight, kernel = self.paced.weight, self.kernel
         fitted: dict[str, Any] = {"alpha": kernel.alpha, "beta": kernel.beta} if weight.fit is not None else {}
         if weight.estimate == "posterior" and weight.prior is None:
             fitted["prior"] = kernel.prior
@@ -88,7 +266,10 @@ class PacedState:
         folder.mkdir(parents=True, exist_ok=True)
         self.table.save(folder / "pass_rates.parquet")
         self.targets.save_parts(folder / "targets")
-        (folder / "state.json").write_text(json.dumps({"last_refresh": self.last_refresh, "fitted": self.fitted}))
+        for name, part in self.parts.items():
+            part.save(folder / name)
+        with replacing(folder / "state.json") as file:
+            file.write_text(json.dumps({"last_refresh": self.last_refresh, "fitted": self.fitted}))
 
     def load(self, folder: Path) -> None:
         """Read what :meth:`save` wrote.
@@ -102,4 +283,7 @@ class PacedState:
             fitted["prior"] = tuple(fitted["prior"])
         self.table = self._load_table(folder / "pass_rates.parquet")
         self.targets.load(folder / "targets")
-        self.sampler.refresh(dataclasses.replace(self.sampler.kernel, **fitted), self.table)
+        for name, part in self.parts.items():
+            part.load(folder / name)
+        self.kernel = dataclasses.replace(self.kernel, **fitted)
+        self.sampler.refresh(self.kernel, self.table)

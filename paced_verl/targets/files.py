@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from paced_verl.atomic import replacing
 from paced_verl.errors import PacedError
 
 SCHEMA = pa.schema(
@@ -45,18 +44,6 @@ class Row(NamedTuple):
     """UTF-8: one sign outside Latin-1 makes Python's text two or four times as large."""
     correct: bool | None
     prompt_hash: str
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, which takes the place of ``path`` at once when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write(path: Path, rows: Sequence[tuple[int, Row]], origin: Origin) -> None:

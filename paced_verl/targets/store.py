@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from paced_verl.atomic import replacing
 from paced_verl.errors import PacedError
 from paced_verl.fingerprint import prompt_hash, spread
-from paced_verl.targets.files import Origin, Row, read, replacing, write
+from paced_verl.targets.files import Origin, Row, read, write
 
 _LIST = "parts.json"
 

@@ -42,6 +42,7 @@ def convert(
         if missing:
             raise ValueError(f"{source}: row {index} has no {', '.join(missing)}; it has {', '.join(row)}")
         truth = str(row[answer])
+        extra: dict[str, Any] = {"index": str(index), "split": split, **_solution(row, solution), "answer": truth}
         converted.append(
             {
                 "data_source": data_source,
@@ -49,7 +50,7 @@ def convert(
                 "ability": "reasoning",
                 "reward_model": {"style": "rule", "ground_truth": truth},
                 # Text, as DAPO's: verl joins several files only if their types agree.
-                "extra_info": {"index": str(index), "split": split, **_solution(row, solution), "answer": truth},
+                "extra_info": extra,
             }
         )
     path = Path(target)

@@ -88,7 +88,7 @@ def _row(problem: dict[str, Any], family: str, index: int, split: str) -> dict[s
     metadata = problem["metadata"]
     levels = metadata.get("difficulty")
     difficulty = {key: metadata[key] for key in levels if key in metadata} if isinstance(levels, dict) else levels
-    row = {
+    row: dict[str, Any] = {
         "data_source": PREFIX + family,
         "prompt": [{"role": "user", "content": problem["question"]}],
         "ability": "reasoning",

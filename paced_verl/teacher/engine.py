@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig, open_dict
@@ -114,17 +114,17 @@ class ReferenceTeacher:
     @property
     def engine(self) -> TeacherEngine:
         """Its engine."""
-        return self.worker.engine
+        return cast(TeacherEngine, self.worker.engine)
 
     @property
     def _output_layer(self) -> torch.nn.Module:
-        return self.engine.module.get_output_embeddings()
+        return cast(Any, self.engine.module).get_output_embeddings()
 
     def head(self) -> torch.Tensor:
         """(V, hidden) weight of the output layer, whole on every rank, on the device, in the dtype it computes in."""
         if self._head is None:
             with self.engine.eval_mode(), torch.no_grad():
-                weight = self._output_layer.weight
+                weight = cast(torch.Tensor, self._output_layer.weight)
                 # verl keeps forward-only parameters on the CPU, in the dtype of the files.
                 weight = weight.to(get_device_id(), self.engine._autocast_dtype)
                 self._head = (weight.full_tensor() if isinstance(weight, DTensor) else weight).detach().clone()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Protocol
+from typing import Any
 from uuid import uuid4
 
 import torch
@@ -12,31 +12,10 @@ from verl.workers.rollout.llm_server import LLMServerClient
 from verl.workers.rollout.replica import TokenOutput
 
 from paced_verl.teacher.positions import TopK
+from paced_verl.teacher.protocol import Media
 
 ATTEMPTS = 60  # an update of the weights interrupts a request; no request is interrupted by so many
 PAUSE_SECONDS = 1.0
-
-
-class Teacher(Protocol):
-    """Whoever can score a sequence, and write one."""
-
-    async def top_k(self, sequence_ids: list[int], output: Any, teacher: str | None) -> TopK:
-        """The k most probable tokens after every position of a sequence.
-
-        Args:
-            sequence_ids: The teacher's prompt and the response.
-            output: verl's ``AgentLoopOutput``, for its images, video and audio.
-            teacher: The teacher's key, where there are several.
-        """
-
-    async def write(self, prompt_ids: list[int], sampling: dict[str, Any], teacher: str | None) -> list[int]:
-        """A response to a prompt, end of sequence included.
-
-        Args:
-            prompt_ids: The teacher's prompt.
-            sampling: vLLM sampling parameters.
-            teacher: The teacher's key, where there are several.
-        """
 
 
 class TeacherServers:
@@ -49,19 +28,19 @@ class TeacherServers:
     def __init__(self, manager: AsyncTeacherLLMServerManager):
         self.manager = manager
 
-    async def top_k(self, sequence_ids: list[int], output: Any, teacher: str | None) -> TopK:
-        """See :class:`Teacher`."""
+    async def top_k(self, sequence_ids: list[int], media: Media, key: str | None) -> TopK:
+        """See :class:`~paced_verl.teacher.protocol.Teacher`."""
         return await self.manager.compute_teacher_logprobs_single(
             sequence_ids=sequence_ids,
-            multi_modal_data=output.multi_modal_data,
-            mm_processor_kwargs=output.mm_processor_kwargs,
-            mm_processor_output=output.mm_processor_output,
-            routing_key=teacher,
+            multi_modal_data=media.data,
+            mm_processor_kwargs=media.processor_kwargs,
+            mm_processor_output=media.processor_output,
+            routing_key=key,
         )
 
-    async def write(self, prompt_ids: list[int], sampling: dict[str, Any], teacher: str | None) -> list[int]:
-        """See :class:`Teacher`."""
-        client = self.manager.teacher_client[self.manager._resolve_teacher_key(teacher)]
+    async def respond(self, prompt_ids: list[int], sampling: dict[str, Any], key: str | None) -> list[int]:
+        """See :class:`~paced_verl.teacher.protocol.Teacher`."""
+        client = self.manager.teacher_client[self.manager._resolve_teacher_key(key)]
         answer = await client.generate(request_id=uuid4().hex, prompt_ids=prompt_ids, sampling_params=sampling)
         return list(answer.token_ids)
 
@@ -77,10 +56,10 @@ class StudentServers:
     def __init__(self, client: LLMServerClient, topk: int):
         self.client, self.topk = client, topk
 
-    async def top_k(self, sequence_ids: list[int], output: Any, teacher: str | None) -> TopK:
-        """See :class:`Teacher`."""
+    async def top_k(self, sequence_ids: list[int], media: Media, key: str | None) -> TopK:
+        """See :class:`~paced_verl.teacher.protocol.Teacher`."""
         for _ in range(ATTEMPTS):
-            answer = await self._ask(sequence_ids, output)
+            answer = await self._ask(sequence_ids, media)
             # An update of the weights interrupts it: then there is no score, or one row that stands for nothing.
             scores = answer.extra_fields.get("prompt_logprobs") or []
             if len(scores) == len(sequence_ids):
@@ -95,8 +74,8 @@ class StudentServers:
         ids = torch.tensor(answer.extra_fields["prompt_ids"], dtype=torch.int32)
         return ids, torch.tensor(scores)
 
-    async def _ask(self, sequence_ids: list[int], output: Any) -> TokenOutput:
-        media = output.multi_modal_data or {}
+    async def _ask(self, sequence_ids: list[int], media: Media) -> TokenOutput:
+        data = media.data or {}
         # The plain client's method: the asynchronous trainers' client joins the parts of a response that weight updates
         # interrupt, and drops everything but the tokens.
         return await LLMServerClient.generate(
@@ -104,14 +83,14 @@ class StudentServers:
             request_id=uuid4().hex,
             prompt_ids=sequence_ids,
             sampling_params={"max_tokens": 1, "temperature": 1.0, "prompt_logprobs": self.topk, "detokenize": False},
-            image_data=media.get("images"),
-            video_data=media.get("videos"),
-            audio_data=media.get("audios"),
-            mm_processor_kwargs=output.mm_processor_kwargs,
-            mm_processor_output=output.mm_processor_output,
+            image_data=data.get("images"),
+            video_data=data.get("videos"),
+            audio_data=data.get("audios"),
+            mm_processor_kwargs=media.processor_kwargs,
+            mm_processor_output=media.processor_output,
         )
 
-    async def write(self, prompt_ids: list[int], sampling: dict[str, Any], teacher: str | None) -> list[int]:
-        """See :class:`Teacher`."""
+    async def respond(self, prompt_ids: list[int], sampling: dict[str, Any], key: str | None) -> list[int]:
+        """See :class:`~paced_verl.teacher.protocol.Teacher`."""
         answer = await self.client.generate(request_id=uuid4().hex, prompt_ids=prompt_ids, sampling_params=sampling)
         return list(answer.token_ids)

@@ -26,7 +26,7 @@ from verl.workers.utils.padding import no_padding_2_padding
 from paced_verl import fields
 from paced_verl.config import PacedConfig
 from paced_verl.divergence import TokenDivergence, full_divergence, token_divergence
-from paced_verl.divergence.selection import selection_factor, tip_scores
+from paced_verl.divergence.selection import get_token_weight
 from paced_verl.names import LOSS_MODE
 from paced_verl.pacing.schedule import Schedule, Stage
 
@@ -181,9 +181,9 @@ def _scalar(
     diagnostics = {name: no_padding_2_padding(model_output[name], data) for name in _DIAGNOSTICS}
     trained = mask.bool() & (weight != 0)
     factor = weight
-    if paced.tokens.select == "tip":
-        scores = tip_scores(diagnostics["student_entropy"], diagnostics["reverse_kl"], trained)
-        factor = weight * selection_factor(scores, trained, paced.tokens.keep)
+    if paced.tokens.select is not None:
+        with torch.no_grad():
+            factor = weight * get_token_weight(paced.tokens.select)(diagnostics, trained, paced.tokens.keep)
     loss = agg_loss(values * factor, mask, config.loss_agg_mode, **global_batch)
 
     # Sums here, divided by the number of trained tokens on the driver: exact whatever the split into micro-batches.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -25,7 +26,8 @@ from paced_verl.run.outcomes import Report, Visit
 from paced_verl.teacher.context import TeacherContext
 from paced_verl.teacher.positions import at_student_positions, in_vocabulary, response_positions
 from paced_verl.teacher.prompts import Prompts
-from paced_verl.teacher.servers import StudentServers, Teacher, TeacherServers
+from paced_verl.teacher.protocol import Media, Teacher
+from paced_verl.teacher.servers import StudentServers, TeacherServers
 
 _TENSORS = {fields.PROMPT: torch.int64, fields.STAGE: torch.int64, fields.MIX: torch.float32,
             fields.WEIGHT: torch.float32, fields.TASK: torch.float32}  # fmt: skip
@@ -54,11 +56,12 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
         # A reference-worker teacher scores in the trainer's workers, when the step's rows are complete.
         topk = self.paced.teacher.topk
         self.student: Teacher | None = StudentServers(self.llm_client, topk) if isinstance(topk, int) else None
-        self.teacher: Teacher | None = {
+        servers: dict[str, Callable[[], Teacher | None]] = {
             "server": lambda: TeacherServers(self.teacher_server_manager),
             "student": lambda: self.student,
             "reference": lambda: None,
-        }[backend]()
+        }
+        self.teacher = servers[backend]()
         filter_groups = config.algorithm.get("filter_groups") or {}
         self.filter_metric: str | None = filter_groups.get("metric") if filter_groups.get("enable") else None
         self.waits_for_group = (
@@ -152,11 +155,12 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
             "temperature": self.paced.targets.temperature,
             "top_p": self.paced.targets.top_p,
         }
-        response_ids = await self.teacher.write(prompt_ids, sampling, self._routing_key(row))
+        response_ids = await self.teacher.respond(prompt_ids, sampling, self._routing_key(row))
         fields.count(row, tokens=len(prompt_ids) + len(response_ids))
         return response_ids
 
     def _is_correct(self, output: AgentLoopOutput) -> bool:
+        assert output.reward_score is not None, "scored before it is judged"
         return is_correct(output.reward_score, _reward_extra(output), self.paced.pass_rate.threshold)
 
     def _as_output(self, prompt_ids: list[int], response_ids: list[int], row: dict[str, Any]) -> AgentLoopOutput:
@@ -218,7 +222,7 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
         response = None
         if weighs:
             started = time.monotonic()
-            ids, log_probs = await teacher.top_k(sequence_ids, output, self._routing_key(row))
+            ids, log_probs = await teacher.top_k(sequence_ids, _media(output), self._routing_key(row))
             place = response_positions(len(sequence_ids), len(response_ids))
             response = in_vocabulary(ids[place], log_probs[place], self.model_config.hf_config.vocab_size)
             fields.count(row, seconds=time.monotonic() - started, self_taught=by_student)
@@ -238,7 +242,7 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
             return None
         metric = 0.0
         if self.filter_metric is not None:
-            metric = float(_reward_extra(output).get(self.filter_metric, output.reward_score))
+            metric = float(_reward_extra(output).get(self.filter_metric, output.reward_score) or 0.0)
         text = self.tokenizer.decode(output.response_ids, skip_special_tokens=True)
         group = self.visits[row["uid"]].group
         group.settle(row["session_id"], Scored(self._is_correct(output), text, metric))
@@ -261,7 +265,7 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
         return self.contexts[context if isinstance(context, str) else context[self._routing_key(row) or ""]]
 
     def _routing_key(self, row: dict[str, Any]) -> str | None:
-        value = row.get(self.config.distillation.teacher_key)
+        value: Any = row.get(self.config.distillation.teacher_key)
         return value.item() if hasattr(value, "item") else value
 
 
@@ -269,6 +273,10 @@ def _in_words(error: Exception) -> str:
     """The error as it was raised: Ray wraps one of another process in the whole way that it has come."""
     cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
     return f"{type(cause).__name__}: {cause}"
+
+
+def _media(output: AgentLoopOutput) -> Media:
+    return Media(output.multi_modal_data, output.mm_processor_kwargs, output.mm_processor_output)
 
 
 def _reward_extra(output: AgentLoopOutput) -> dict[str, Any]:

@@ -9,23 +9,27 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
+from collections import defaultdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
-import torch
 import transfer_queue as tq
 from omegaconf import DictConfig, open_dict
 from tensordict import TensorDict
-from torch.utils.data import Dataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 from transfer_queue import KVBatchMeta
 from verl.single_controller.ray import ResourcePoolManager
 from verl.trainer.ppo.utils import Role
-from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSeparateAsync, PPOTrainerSync, register_trainer
+from verl.trainer.ppo.v1 import (
+    PPOTrainer,
+    PPOTrainerColocateAsync,
+    PPOTrainerSeparateAsync,
+    PPOTrainerSync,
+    register_trainer,
+)
 from verl.utils import tensordict_utils as tu
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.dataset.rl_dataset import collate_fn
@@ -35,40 +39,33 @@ from paced_verl import fields
 from paced_verl.checks import check, check_length, resume
 from paced_verl.config import ConfigError
 from paced_verl.config.wiring import teacher_paths, wire
-from paced_verl.fingerprint import fingerprint_of, prompt_hash, tokenizer_hash
-from paced_verl.pacing.instructions import row_instructions
-from paced_verl.pacing.pass_rates import PassRateTable
-from paced_verl.pacing.schedule import Stage, refresh_due
+from paced_verl.fingerprint import fingerprint_of, tokenizer_hash
+from paced_verl.pacing.schedule import Stage
+from paced_verl.run.measure import Counts, IntArray
 from paced_verl.run.outcomes import RefillLimit, Report
-from paced_verl.run.sessions import sessions
 from paced_verl.run.state import PacedState
-from paced_verl.targets.store import Target, response_in
-from paced_verl.training.estimate import correct_of_row, estimate_pass_rates
+from paced_verl.training.dataset import NumberedPrompts
 from paced_verl.training.health import EngineWatch
 from paced_verl.training.loss import METRIC_PREFIX, paced_loss
+from paced_verl.training.measure import measure
+from paced_verl.training.reference_teacher import ReferenceTeacherDriver
+from paced_verl.training.rows import read_rows, write_weights
 from paced_verl.training.worker import PACED_WORKERS
 
 POLL_SECONDS = 0.2  # verl looks for finished rollouts every 2 s, which is most of a short step
 
 
-class NumberedPrompts(Dataset):
-    """verl's data set with each row's position in it: ``extra_info.index`` need not be there, or unique."""
-
-    def __init__(self, dataset: Any):
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, position: int) -> dict[str, Any]:
-        return {**self.dataset[position], fields.PROMPT: int(position)}
+if TYPE_CHECKING:
+    _Base = PPOTrainer
+else:
+    _Base = object  # a mixin: verl's trainer comes second
 
 
 class RefillError(RuntimeError):
     """verl would replace prompts for ever."""
 
 
-class PacedTrainer:
+class PacedTrainer(_Base):
     """Mixin over verl's V1 trainers: everything that PACED adds on the driver."""
 
     base_mode: str
@@ -84,9 +81,9 @@ class PacedTrainer:
         self.use_teacher_policy = self.paced.teacher.backend == "server"
         self.replay_buffer.poll_interval = POLL_SECONDS
         self.stage: Stage | None = None
+        self.teacher: ReferenceTeacherDriver | None = None
         self._student_n = config.actor_rollout_ref.rollout.n
-        self._pending_metrics: dict[str, float] = {}
-        self._step_totals: Counter[str] = Counter()
+        self._amounts: dict[str, float] = defaultdict(float)  # of the step, over the batches it trains
         self._report = Report()
         self._refills = self._refill_limit()
 
@@ -102,11 +99,17 @@ class PacedTrainer:
         self._settings = resume.settings_of(self.config, self.paced, self.schedule)
         self.state = PacedState(
             self.paced,
+            self.schedule,
             prompts=len(self.prompts),
             epoch_size=len(self.prompts) // self._gen_batch_size * self._gen_batch_size,  # no batch is cut short
+            student_n=self._student_n,
             task_rewards=self._task_rewards,
+            filters_groups=self._filters_groups,
             fingerprint=fingerprint_of(self.train_dataset),
-            tokenizer=tokenizer_hash(self.tokenizer),
+            tokenizer_hash=tokenizer_hash(self.tokenizer),
+            dataset=self.train_dataset,
+            tokenizer=self.tokenizer,
+            history=Path(self.config.trainer.default_local_dir) / "paced" / "pass_rates",
         )
         student = omega_conf_to_dataclass(self.config.actor_rollout_ref.model).hf_config
         self.state.targets.check(self.train_dataset, student.get_text_config().vocab_size)
@@ -160,12 +163,11 @@ class PacedTrainer:
     def _setup(self) -> None:
         super()._setup()
         self.distillation_config = omega_conf_to_dataclass(self.config.distillation)
-        teacher = self.paced.teacher
-        if teacher.backend == "reference":
+        if self.paced.teacher.backend == "reference":
             (path,) = teacher_paths(self.config).values()
-            self.actor_rollout_wg.init_teacher(path, teacher.topk)
-            if self.global_steps > 0 and teacher.update != "frozen":
-                self.actor_rollout_wg.load_teacher(str(self._paced_folder(resumed=True) / "teacher"))
+            self.teacher = ReferenceTeacherDriver(self.actor_rollout_wg, self.paced.teacher, path)
+            if self.global_steps > 0:
+                self.teacher.load(self._paced_folder(resumed=True) / "teacher")
         loss = partial(
             paced_loss,
             config=omega_conf_to_dataclass(self.config.actor_rollout_ref.actor),
@@ -213,7 +215,7 @@ class PacedTrainer:
 
     def _hear(self) -> None:
         """Take up what the agent-loop workers have seen since they were last asked."""
-        news = self.agent_loop_manager.pop_report()
+        news = self.agent_loop_manager.pop_report()  # type: ignore[attr-defined]  # checks: it is ours
         self._refills.observe(news.outcomes)
         self._report.add([news])
 
@@ -249,34 +251,27 @@ class PacedTrainer:
         stage = self.schedule.at(step)
         if stage is not self.stage:
             self._enter(stage)
-        settings = self.paced.pass_rate
-        if refresh_due(step, self.state.last_refresh, settings.refresh, settings.every_steps, self.schedule):
-            self.state.use_table(self._estimate(step), step)
+        self.state.before_step(step, partial(self._measure, step))
 
     def on_step_end(self) -> None:
         super().on_step_end()
-        if self.paced.pass_rate.at_end and self.global_steps >= self.total_training_steps:
-            self._estimate(self.global_steps + 1)
+        if self.global_steps >= self.total_training_steps:
+            self.state.after_run(self.global_steps, partial(self._measure, self.global_steps + 1))
 
     def _enter(self, stage: Stage) -> None:
         # Also where it is 1: verl restores the learning rate of a checkpoint, whatever actor.optim.lr says now.
         self.actor_rollout_wg.set_lr_factor(stage.lr_factor)
-        n = self._responses_per_prompt(stage)
+        n = self.state.responses_per_prompt(stage)
         rows = self.config.data.train_batch_size * n
         print(f"[paced] {stage}; {n} response(s) per prompt, {rows} rows per step", flush=True)
         self.stage = stage
 
-    def _responses_per_prompt(self, stage: Stage) -> int:
-        return self._student_n if stage.responses == "student" else 1
-
-    def _estimate(self, step: int) -> PassRateTable:
-        """Estimate pass rates with the weights ``step`` starts from; every estimate is kept beside the checkpoints."""
-        started = time.monotonic()
-        table = self.state.new_table()
-        estimate_pass_rates(
-            table,
+    def _measure(self, step: int, which: IntArray, samples: int) -> Counts:
+        """How the student does on some training prompts, with the weights that ``step`` starts from."""
+        counts = measure(
             self.prompts,
-            samples=self.paced.pass_rate.samples,
+            which,
+            samples=samples,
             temperature=self.paced.pass_rate.temperature,
             threshold=self.paced.pass_rate.threshold,
             chunk=max(self.config.data.train_batch_size, 256),
@@ -284,60 +279,27 @@ class PacedTrainer:
             agent_loop_manager=self.agent_loop_manager,
             replay_buffer=self.replay_buffer,
         )
-        history = Path(self.config.trainer.default_local_dir) / "paced" / "pass_rates"
-        history.mkdir(parents=True, exist_ok=True)
-        table.save(history / f"after_step_{step - 1}.parquet")
-        seconds = time.monotonic() - started
-        self._pending_metrics["paced/pass_rate/seconds"] = seconds
-        summary = table.summary()
-        print(
-            f"[paced] pass rates before step {step}: mean {summary['mean']:.3f}; "
-            f"{summary['low']:.0%} below .2, {summary['frontier']:.0%} between, {summary['high']:.0%} above .8 "
-            f"({len(table)} prompts × {self.paced.pass_rate.samples} samples in {seconds:.0f} s)",
-            flush=True,
-        )
         self._hear()
         if errors := self._report.errors:
             print(f"[paced] {len(errors)} rollout(s) of the estimate failed; the first: {errors[0]}", flush=True)
-        return table
+        return counts
 
     # ------------------------------------------------------------------ one step
 
     def _next_train_batch(self, num_prompts: int | None = None) -> TensorDict:
         batch = super()._next_train_batch(num_prompts)
-        assert self.stage is not None
         prompts = np.asarray([int(prompt) for prompt in batch[fields.PROMPT]])
-        n = self._responses_per_prompt(self.stage)
-        instructions = row_instructions(
-            prompts,
-            stage=self.stage,
-            step=self.global_steps,
-            n=n,
-            sampler=self.state.sampler,
-            group_weights=self.paced.weight.source == "group",
-            route=self.paced.route.to_route() if self.paced.route else None,
-        )
-        if self.stage.responses == "teacher":
-            instructions[fields.TARGET] = [self._stored_target(prompt) for prompt in prompts.tolist()]
-        for name, values in (instructions | {"__rollout_n__": [n] * len(prompts)}).items():
+        told = self.state.tell(prompts, self.global_steps)
+        for name, values in (told | {"__rollout_n__": told[fields.SESSIONS]}).items():
             tu.assign_non_tensor_stack(batch, name, values)
         return batch
 
-    def _stored_target(self, prompt: int) -> list[int] | None:
-        row = self.train_dataset[prompt]
-        target = self.state.targets.get(prompt, row["raw_prompt"])
-        text = response_in(row, self.paced.targets.column) if self.paced.targets.column else None
-        if text is not None and not self.state.targets.has_response(prompt):
-            ids = (*self.tokenizer.encode(text, add_special_tokens=False), self.tokenizer.eos_token_id)
-            target = Target(ids, text, prompt_hash=prompt_hash(row["raw_prompt"]))
-            self.state.targets.add(prompt, target)
-        return None if target is None else list(target.token_ids)
-
     def step(self, metrics: dict, timing_raw: dict) -> KVBatchMeta:
-        self._step_totals.clear()
+        self._amounts.clear()
         batch = super().step(metrics, timing_raw)
-        self._update_teacher()
-        asked = self._step_totals
+        if self.teacher is not None:
+            self.teacher.after_step(self.global_steps)
+        asked = self._amounts
         rate = asked["paced/teacher/seconds"] / max(asked["paced/teacher/tokens"], 1)
         asked["paced/teacher/seconds_saved"] = asked["paced/teacher/tokens_saved"] * rate
         metrics.update(asked)  # whole steps: verl averages over the updates of one
@@ -345,98 +307,24 @@ class PacedTrainer:
 
     def _balance_batch(self, batch: KVBatchMeta, metrics: dict, *args: Any, **kwargs: Any) -> KVBatchMeta:
         # The first hook that sees a step's scored rows, and the last before verl adds padding rows to them.
-        self._size_to(batch)
-        self._learn_from(batch, metrics)
-        return super()._balance_batch(batch, metrics, *args, **kwargs)
-
-    def _size_to(self, batch: KVBatchMeta) -> None:
-        """Tell verl how many responses a prompt of this batch has, for its mini-batches and their padding.
-
-        An asynchronous trainer may mix the rows of two stages: those of a prompt with fewer then count for more, so
-        that a prompt weighs the same whatever its number of responses.
-        """
-        responses = sessions(batch.keys).responses()
-        n = int(responses.max())
-        with open_dict(self.config):
-            self.config.actor_rollout_ref.rollout.n = n
-        factor = torch.tensor(n / responses, dtype=torch.float32)[:, None]
+        rows = read_rows(batch, self.paced.pass_rate.threshold)
+        with open_dict(self.config):  # verl sizes mini-batches and their padding by it
+            self.config.actor_rollout_ref.rollout.n = rows.responses_per_prompt
+        factor = rows.weight_factor()
         if (factor != 1).any():
-            rows = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=[fields.WEIGHT])
-            weight = TensorDict({fields.WEIGHT: fields.per_row(rows[fields.WEIGHT]) * factor}, batch_size=len(batch))
-            tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=weight)
-
-    def _learn_from(self, batch: KVBatchMeta, metrics: dict) -> None:
-        names = [fields.PROMPT, fields.STAGE, fields.WEIGHT, fields.TASK, fields.TEACHER]
-        names += ["rm_scores", "responses", "extra_fields", "raw_prompt"]
-        rows = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=names)
-        assert self.stage is not None
-        prompts = fields.per_row(rows[fields.PROMPT]).view(-1).numpy()
-        stages = fields.per_row(rows[fields.STAGE]).view(-1).tolist()
-        by_student = np.array([self.schedule.stages[stage].responses == "student" for stage in stages])
-        correct = np.asarray(correct_of_row(rows, self.paced.pass_rate.threshold))
-        self._store_targets(rows, prompts, correct, ~by_student)
+            write_weights(batch, rows.weight * factor)
         self._hear()
         report, self._report = self._report, Report()
-        last = sessions(batch.keys).last
-        if self.paced.pass_rate.from_training:
-            rollouts = last & by_student
-            self._observe(report, prompts[rollouts], correct[rollouts])
         if errors := report.errors:
             print(
                 f"[paced] {len(errors)} rollout(s) failed in step {self.global_steps}; the first: {errors[0]}",
                 flush=True,
             )
-        teacher = fields.per_row(rows[fields.TEACHER])[last].sum(dim=0).tolist()
-        asked = dict(zip(fields.TEACHER_NAMES, teacher, strict=True))
-        weight = fields.per_row(rows[fields.WEIGHT]).view(-1)[last]
-        self._step_totals.update(
-            {
-                "paced/teacher/tokens": asked["tokens"],
-                "paced/teacher/tokens_saved": asked["tokens_saved"],
-                "paced/teacher/seconds": asked["seconds"],
-                "paced/teacher/tokens_dropped": report.dropped_tokens,
-                "paced/teacher/skipped_rows": float((weight == 0).sum()),
-                "paced/teacher/no_context": asked["no_context"],
-                "paced/targets/skipped": asked["gave_up"],
-                "paced/rollout/failed": len(errors),
-            }
-        )
-        if self.paced.route is not None:
-            task = fields.per_row(rows[fields.TASK]).view(-1)[last]
-            self._step_totals["paced/route/no_task"] += int((task == 0).sum())
-            self._step_totals["paced/route/self_taught"] += int(asked["self_taught"])
-        metrics.update(
-            {
-                "paced/stage": self.stage.index + 1,
-                "paced/targets/stored": len(self.state.targets),
-                **self.state.sampler.metrics(self.global_steps),
-                **self._pending_metrics,
-            }
-        )
-        self._pending_metrics = {}
-
-    def _observe(self, report: Report, prompts: np.ndarray, correct: np.ndarray) -> None:
-        """Count a step's rollouts; under DAPO's filter those of dropped groups, too, of which no row is left."""
-        samples = np.ones(len(prompts))
-        if self._filters_groups:
-            seen = [(seen.prompt, seen.successes, seen.responses) for seen in report.outcomes if seen.responses]
-            prompts, correct, samples = np.array(seen, np.int64).reshape(-1, 3).T
-        if prompts.size:
-            self.state.table.observe(prompts, correct, samples, step=self.global_steps)
-            self.state.sampler.update(prompts)
-
-    def _store_targets(self, rows: TensorDict, prompts: np.ndarray, correct: np.ndarray, written: np.ndarray) -> None:
-        """Keep the responses that a teacher has written."""
-        raw_prompts, responses = list(rows["raw_prompt"]), rows["responses"].unbind()
-        weight = fields.per_row(rows[fields.WEIGHT]).view(-1).tolist()
-        gave_up = fields.per_row(rows[fields.TEACHER])[:, fields.TEACHER_NAMES.index("gave_up")].bool().tolist()
-        for i in np.flatnonzero(written).tolist():
-            prompt = int(prompts[i])
-            if prompt not in self.state.targets and (gave_up[i] or weight[i] > 0):
-                ids = () if gave_up[i] else tuple(responses[i].tolist())
-                text = self.tokenizer.decode(ids, skip_special_tokens=True)
-                messages = getattr(raw_prompts[i], "data", raw_prompts[i])
-                self.state.targets.add(prompt, Target(ids, text, bool(correct[i]), prompt_hash(messages)))
+        values, amounts = self.state.learn(rows, report, self.global_steps)
+        for name, amount in amounts.items():
+            self._amounts[name] += amount
+        metrics.update(values)
+        return super()._balance_batch(batch, metrics, *args, **kwargs)
 
     def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         # Only a policy gradient reads them: pure distillation saves a forward pass over the batch.
@@ -453,31 +341,17 @@ class PacedTrainer:
         return tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=routed)
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
-        if self.paced.teacher.backend == "reference":
-            batch = self._ask_reference_teacher(batch)
+        if self.teacher is not None:
+            started = time.monotonic()
+            with marked_timer("teacher", self.timing_raw):
+                batch = self.teacher.ask(batch)
+            self._amounts["paced/teacher/seconds"] += time.monotonic() - started
         batch = super()._update_actor(batch, metrics)
         sums = {name: metrics.pop(name) for name in list(metrics) if name.startswith(f"actor/{METRIC_PREFIX}/")}
         tokens = sums.pop(f"actor/{METRIC_PREFIX}/tokens")
         metrics[f"{METRIC_PREFIX}/tokens"] = tokens
         metrics.update({name.removeprefix("actor/"): total / max(tokens, 1.0) for name, total in sums.items()})
         return batch
-
-    def _ask_reference_teacher(self, batch: KVBatchMeta) -> KVBatchMeta:
-        started = time.monotonic()
-        with marked_timer("teacher", self.timing_raw):
-            answer: KVBatchMeta = self.actor_rollout_wg.compute_teacher(batch)
-        self._step_totals["paced/teacher/seconds"] += time.monotonic() - started
-        if batch.fields is not None:
-            batch.fields = sorted({*batch.fields, *(answer.fields or [])})
-        return batch
-
-    def _update_teacher(self) -> None:
-        teacher = self.paced.teacher
-        if teacher.update == "ema":
-            self.actor_rollout_wg.update_teacher(teacher.ema_decay)
-        elif teacher.update == "every" and self.global_steps % (teacher.every_steps or 1) == 0:
-            print(f"[paced] after step {self.global_steps} the teacher takes the student's weights", flush=True)
-            self.actor_rollout_wg.update_teacher(0.0)
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -491,8 +365,8 @@ class PacedTrainer:
         folder = self._paced_folder()
         self.state.save(folder)
         resume.save(self._settings, folder)
-        if self.paced.teacher.update != "frozen":
-            self.actor_rollout_wg.save_teacher(str(folder / "teacher"))
+        if self.teacher is not None:
+            self.teacher.save(folder / "teacher")
         super()._save_checkpoint()  # last: it writes the file that makes a checkpoint the latest one
 
     def _load_checkpoint(self) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from paced_verl import fields
 from paced_verl.pacing.instructions import Route, row_instructions
-from paced_verl.pacing.kernel import Kernel
+from paced_verl.pacing.kernel import Kernel, weights_by_successes
 from paced_verl.pacing.pass_rates import PassRateTable
 from paced_verl.pacing.sampler import PassRateSampler
 from paced_verl.pacing.schedule import Stage
@@ -29,8 +31,17 @@ def sampler() -> PassRateSampler:
     return PassRateSampler(table, Kernel(), skip_zero_weight=False)
 
 
+def told(known: PassRateSampler, prompts: npt.ArrayLike, *, group: bool = False, **told: Any) -> dict[str, list[Any]]:
+    """The instructions of these prompts, from what a sampler knows about them."""
+    which = np.asarray(prompts)
+    weights = weights_by_successes(known.kernel, told["n"] - 1, known.mean_weight) if group else None
+    return row_instructions(
+        known.loss_weights(which), group_weights=weights, rates=known.table.rates(which), **{"stage": stage()} | told
+    )
+
+
 def test_weights_are_those_of_the_draw_times_the_coefficient_of_the_step() -> None:
-    rows = row_instructions(np.arange(5), stage=stage(coef=(1.0, 0.2)), step=16, n=2, sampler=sampler())
+    rows = told(sampler(), np.arange(5), stage=stage(coef=(1.0, 0.2)), step=16, n=2)
     raw = (SUCCESSES / 4) * (1 - SUCCESSES / 4)
     assert rows[fields.WEIGHT] == pytest.approx((raw / raw.mean() * 0.6).tolist())
     assert rows[fields.STAGE] == [1] * 5
@@ -41,15 +52,13 @@ def test_weights_are_those_of_the_draw_times_the_coefficient_of_the_step() -> No
 @pytest.mark.parametrize(("step", "over", "mix"), [(11, 1.0, 0.0), (16, 1.0, 0.5), (21, 1.0, 1.0), (16, 0.5, 1.0)])
 def test_an_interpolation_moves_linearly_over_its_share_of_the_stage(step: int, over: float, mix: float) -> None:
     turning = stage(towards="reverse_kl", over=over)
-    rows = row_instructions(np.arange(2), stage=turning, step=step, n=2, sampler=sampler())
+    rows = told(sampler(), [0, 1], stage=turning, step=step, n=2)
     assert rows[fields.MIX] == pytest.approx([mix] * 2)
     assert stage().mix(step) == 0
 
 
 def test_a_response_weighs_what_the_others_of_its_group_say() -> None:
-    rows = row_instructions(
-        np.arange(2), stage=stage(coef=(0.5, 0.5)), step=11, n=4, sampler=sampler(), group_weights=True
-    )
+    rows = told(sampler(), [0, 1], stage=stage(coef=(0.5, 0.5)), step=11, n=4, group=True)
     raw = (SUCCESSES / 4) * (1 - SUCCESSES / 4)
     expected = 0.5 * np.array([0, 2 / 9, 2 / 9, 0]) / raw.mean()  # 0 … 3 of the other 3
     assert rows[fields.GROUP_WEIGHTS] == [pytest.approx(expected.tolist())] * 2
@@ -58,7 +67,7 @@ def test_a_response_weighs_what_the_others_of_its_group_say() -> None:
 def drawn_weights(n: int, table: PassRateTable, outcomes: tuple[bool, ...]) -> list[float]:
     """The weight of each response of a group with these outcomes, as a worker reads it off its instructions."""
     known = PassRateSampler(table, Kernel(), skip_zero_weight=False)
-    rows = row_instructions(np.array([0]), stage=stage(), step=11, n=n, sampler=known, group_weights=True)
+    rows = told(known, [0], step=11, n=n, group=True)
     group = Group(n)
     for session, correct in enumerate(outcomes):
         group.settle(session, Scored(correct=correct, text=""))
@@ -97,7 +106,7 @@ def test_the_first_step_has_the_scale_of_later_ones_though_nothing_is_known() ->
 
 def test_routing_by_pass_rate() -> None:
     route = Route(mastered=1.0, hopeless=0.25)
-    rows = row_instructions(np.arange(5), stage=stage(coef=(0.5, 0.5)), step=11, n=2, sampler=sampler(), route=route)
+    rows = told(sampler(), np.arange(5), stage=stage(coef=(0.5, 0.5)), step=11, n=2, route=route)
     assert rows[fields.SELF] == [True, True, False, False, False]
     assert rows[fields.TASK] == [0, 0, 1, 1, 0]
     assert rows[fields.WEIGHT][:2] == [0.5, 0.5]
@@ -109,6 +118,6 @@ def test_a_prompt_that_nobody_has_tried_gets_both_losses() -> None:
     table = PassRateTable(3)
     table.observe([0], [2], [4], step=0)
     unknown = PassRateSampler(table, Kernel(), skip_zero_weight=False)
-    rows = row_instructions(np.array([2]), stage=stage(), step=11, n=2, sampler=unknown, route=Route(1.0, 0.0))
+    rows = told(unknown, [2], step=11, n=2, route=Route(1.0, 0.0))
     assert rows[fields.TASK] == [1.0]
     assert rows[fields.SELF] == [False]

@@ -10,6 +10,7 @@ import pytest
 
 from paced_verl.config import PacedConfig
 from paced_verl.pacing.kernel import fit_exponents, fit_prior
+from paced_verl.pacing.pass_rates import PassRateTable
 from paced_verl.run.state import PacedState
 from paced_verl.targets.store import Target
 
@@ -23,11 +24,12 @@ def config(**block: Any) -> PacedConfig:
 
 
 def state(fingerprint: str = "mine", **block: Any) -> PacedState:
-    return PacedState(config(**block), prompts=SIZE, epoch_size=SIZE, fingerprint=fingerprint)
+    paced = config(**block)
+    return PacedState(paced, paced.build_schedule(10), prompts=SIZE, epoch_size=SIZE, fingerprint=fingerprint)
 
 
 def estimated(state: PacedState, step: int) -> PacedState:
-    table = state.new_table()
+    table = PassRateTable(SIZE, fingerprint=state.table.fingerprint)
     table.observe(np.arange(SIZE), SUCCESSES, SAMPLES, step)
     state.use_table(table, step)
     return state
@@ -57,18 +59,18 @@ def test_a_table_of_other_prompts_is_refused_wherever_it_comes_from(tmp_path: Pa
 
 
 def test_what_is_left_to_the_data_is_fitted_to_each_estimate() -> None:
-    fitted = estimated(state(weight={"fit": "moments", "estimate": "posterior"}), step=1).sampler.kernel
+    fitted = estimated(state(weight={"fit": "moments", "estimate": "posterior"}), step=1).kernel
     assert (fitted.alpha, fitted.beta) == fit_exponents(SUCCESSES, SAMPLES)
     assert fitted.prior == fit_prior(SUCCESSES, SAMPLES)
 
 
 def test_exponents_that_cannot_be_fitted_later_stay_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     run = estimated(state(weight={"fit": "moments", "estimate": "posterior"}), step=1)
-    before = run.sampler.kernel
-    same = run.new_table()
+    before = run.kernel
+    same = PassRateTable(SIZE)
     same.observe(np.arange(SIZE), SAMPLES, SAMPLES, step=9)
     run.use_table(same, step=9)
-    assert (run.sampler.kernel.alpha, run.sampler.kernel.beta) == (before.alpha, before.beta)
+    assert (run.kernel.alpha, run.kernel.beta) == (before.alpha, before.beta)
     assert "keeping" in capsys.readouterr().out
 
 
@@ -76,12 +78,12 @@ def test_what_was_fitted_is_restored_and_nothing_else(tmp_path: Path) -> None:
     estimated(state(weight={"fit": "moments", "estimate": "posterior"}), step=1).save(tmp_path)
     restored = state(weight={"fit": "moments", "estimate": "posterior", "beta": 3.0})
     restored.load(tmp_path)
-    assert (restored.sampler.kernel.alpha, restored.sampler.kernel.beta) == fit_exponents(SUCCESSES, SAMPLES)
-    assert restored.sampler.kernel.prior == fit_prior(SUCCESSES, SAMPLES)
+    assert (restored.kernel.alpha, restored.kernel.beta) == fit_exponents(SUCCESSES, SAMPLES)
+    assert restored.kernel.prior == fit_prior(SUCCESSES, SAMPLES)
     estimated(state(), step=1).save(tmp_path)
     as_written = state(weight={"alpha": 2.0, "beta": 3.0})
     as_written.load(tmp_path)
-    assert (as_written.sampler.kernel.alpha, as_written.sampler.kernel.beta) == (2.0, 3.0)
+    assert (as_written.kernel.alpha, as_written.kernel.beta) == (2.0, 3.0)
 
 
 def test_a_table_from_a_file_forgets_as_this_run_says(tmp_path: Path) -> None:

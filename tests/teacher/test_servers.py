@@ -13,6 +13,7 @@ from verl.workers.rollout.llm_server import LLMServerClient
 from verl.workers.rollout.replica import TokenOutput
 
 from paced_verl.teacher import servers
+from paced_verl.teacher.protocol import Media
 from paced_verl.teacher.servers import StudentServers
 
 
@@ -39,7 +40,6 @@ INTERRUPTED = [
     TokenOutput(token_ids=[], stop_reason="aborted", extra_fields={"prompt_ids": [[0]], "prompt_logprobs": [[0.0]]}),
 ]
 SCORED = {"prompt_ids": [[1, 2], [3, 4], [5, 6]], "prompt_logprobs": [[-0.1, -3.0]] * 3}
-ROLLOUT = SimpleNamespace(multi_modal_data=None, mm_processor_kwargs=None, mm_processor_output=None)
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +50,7 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_request_that_updates_of_the_weights_interrupt_is_asked_again() -> None:
     scored = TokenOutput(token_ids=[7], stop_reason="completed", extra_fields=SCORED)
     server = Server(*INTERRUPTED, scored)
-    ids, log_probs = asyncio.run(StudentServers(server, topk=2).top_k([7, 8, 9], ROLLOUT, None))
+    ids, log_probs = asyncio.run(StudentServers(server, topk=2).top_k([7, 8, 9], Media(), None))
     assert ids.tolist() == SCORED["prompt_ids"]
     assert ids.dtype == torch.int32
     torch.testing.assert_close(log_probs, torch.tensor(SCORED["prompt_logprobs"]))
@@ -62,6 +62,6 @@ def test_a_request_that_updates_of_the_weights_interrupt_is_asked_again() -> Non
 def test_a_server_that_never_scores_is_given_up_with_what_it_said() -> None:
     server = Server(*INTERRUPTED)
     with pytest.raises(RuntimeError, match=r"student's own rollout servers were asked 60 times .* of 3 tokens") as told:
-        asyncio.run(StudentServers(server, topk=2).top_k([7, 8, 9], ROLLOUT, None))
+        asyncio.run(StudentServers(server, topk=2).top_k([7, 8, 9], Media(), None))
     assert "those of 1 (stop_reason=aborted)" in str(told.value)
     assert len(server.asked) == servers.ATTEMPTS

@@ -31,7 +31,7 @@ class Teacher:
     def __init__(self, refuses: bool = False):
         self.asked, self.refuses = 0, refuses
 
-    async def top_k(self, sequence_ids: list[int], output: Any, teacher: str | None) -> Any:
+    async def top_k(self, sequence_ids: list[int], media: Any, key: str | None) -> Any:
         self.asked += 1
         if self.refuses:
             raise ConnectionError("refused")
@@ -69,7 +69,8 @@ def verl(monkeypatch: pytest.MonkeyPatch) -> None:
         outcome = outcomes[session_id]
         if isinstance(outcome, Exception):
             raise outcome
-        output = SimpleNamespace(reward_score=outcome, response_ids=[1, 2, 3])
+        output = SimpleNamespace(reward_score=outcome, response_ids=[1, 2, 3], multi_modal_data=None)
+        output.mm_processor_kwargs = output.mm_processor_output = None
         output.extra_fields = {"reward_extra_info": {"acc": outcome}}
         row["session_id"] = session_id
         await self._compute_teacher_logprobs(output, [1, 2], [1, 2, 3], validate=False, sample_kwargs=row)

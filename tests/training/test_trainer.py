@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +11,6 @@ import torch
 from omegaconf import OmegaConf
 
 from paced_verl import fields
-from paced_verl.pacing.pass_rates import PassRateTable
 from paced_verl.run.outcomes import Outcome, RefillLimit, Report
 from paced_verl.training import trainer
 from paced_verl.training.trainer import PacedTrainer, RefillError
@@ -55,97 +53,6 @@ def test_advantages_of_rows_without_a_task_reward_become_0(monkeypatch: pytest.M
     assert [row["advantages"].tolist() for row in rows.values()] == [a.tolist() for a in advantages]
     Trainer(paced=SimpleNamespace(route=object()))._compute_advantage(queue.batch, {})
     assert [row["advantages"].tolist() for row in rows.values()] == [[0.5, 0.5, 0.5], [0.0], [0.0, 0.0]]
-
-
-def test_a_prompt_weighs_the_same_with_fewer_responses_whatever_its_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
-    keys = ["a_0_0", "a_0_1", "a_1_0", "a_2_0", "a_3_0", "b_0_0"]  # four sessions, one of two outputs; and one
-    queue = Queue({key: {fields.WEIGHT: torch.tensor([0.5])} for key in keys})
-    queue.replace(monkeypatch, trainer)
-    run = Trainer(config=OmegaConf.create({"actor_rollout_ref": {"rollout": {"n": 2}}}))
-    run._size_to(queue.batch)
-    assert run.config.actor_rollout_ref.rollout.n == 4
-    assert [row[fields.WEIGHT].item() for row in queue.rows.values()] == [0.5] * 5 + [2.0]
-
-
-def learning(report: Report, filters: bool, route: Any = None) -> Trainer:
-    """A trainer that is about to learn from a step of its only stage."""
-    table = PassRateTable(4)
-    sampler = SimpleNamespace(update=lambda prompts: None, metrics=lambda step: {})
-    return Trainer(
-        config=OmegaConf.create({"algorithm": {"filter_groups": {"enable": filters}}}),
-        paced=SimpleNamespace(pass_rate=SimpleNamespace(threshold=0.5, from_training=True), route=route),
-        schedule=SimpleNamespace(stages=[SimpleNamespace(responses="student")]),
-        stage=SimpleNamespace(index=0),
-        state=SimpleNamespace(table=table, sampler=sampler, targets={}),
-        global_steps=1,
-        agent_loop_manager=reporting(report),
-        _refills=RefillLimit(100, 100),
-        _report=Report(),
-        _step_totals=Counter(),
-        _pending_metrics={},
-    )
-
-
-def rollout(prompt: int, reward: float, weight: float = 1.0, task: float = 1.0, **teacher: float) -> dict[str, Any]:
-    """A row as it comes back."""
-    row = {
-        fields.PROMPT: torch.tensor([prompt]),
-        fields.STAGE: torch.tensor([0]),
-        fields.WEIGHT: torch.tensor([weight]),
-        fields.TASK: torch.tensor([task]),
-        fields.TEACHER: torch.zeros(len(fields.TEACHER_NAMES)),
-        "rm_scores": torch.tensor([0.0, reward]),
-        "responses": torch.tensor([1, 2]),
-        "extra_fields": {"reward_extra_info": {}},
-        "raw_prompt": [{"role": "user", "content": "?"}],
-    }
-    fields.count(row, **teacher)
-    return row
-
-
-def test_a_session_is_one_rollout_and_its_teacher_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = {
-        "a_0_0": rollout(2, 1.0, tokens=10),
-        "a_0_1": rollout(2, 1.0, tokens=10),  # verl copies the reward, and we the teacher's columns
-        "a_1_0": rollout(2, 0.0, tokens=7),
-    }
-    queue = Queue(rows)
-    queue.replace(monkeypatch, trainer)
-    run = learning(Report(["ValueError: no"]), filters=False)
-    run._learn_from(queue.batch, {})
-    assert run.state.table.samples.tolist() == [0, 0, 2, 0]
-    assert run.state.table.successes.tolist() == [0, 0, 1, 0]
-    assert run._step_totals["paced/teacher/tokens"] == 17
-    assert run._step_totals["paced/rollout/failed"] == 1
-
-
-def test_under_dapos_filter_every_group_counts_whether_or_not_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
-    queue = Queue({"a_0_0": rollout(2, 1.0), "a_1_0": rollout(2, 0.0)})
-    queue.replace(monkeypatch, trainer)
-    outcomes = [
-        Outcome(2, successes=1, responses=2),
-        Outcome(0, successes=0, responses=2, dropped=True, teacher_tokens=3.0),
-        Outcome(1, successes=2, responses=2, dropped=True),
-        Outcome(3, error="ValueError: no"),
-    ]
-    run = learning(Report([], outcomes), filters=True)
-    run._learn_from(queue.batch, {})
-    assert run.state.table.samples.tolist() == [2, 2, 2, 0]
-    assert run.state.table.successes.tolist() == [0, 2, 1, 0]
-    assert run._step_totals["paced/teacher/tokens_dropped"] == 3
-
-
-def test_routed_rows_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = {
-        "a_0_0": rollout(0, 0.0, task=0.0, self_taught=1),
-        "b_0_0": rollout(1, 1.0, weight=0.0, task=0.0),
-        "c_0_0": rollout(2, 1.0),
-    }
-    queue = Queue(rows)
-    queue.replace(monkeypatch, trainer)
-    run = learning(Report(), filters=False, route=object())
-    run._learn_from(queue.batch, {})
-    assert (run._step_totals["paced/route/no_task"], run._step_totals["paced/route/self_taught"]) == (2, 1)
 
 
 def test_prompts_are_not_replaced_for_ever() -> None:

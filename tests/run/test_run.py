@@ -1,0 +1,276 @@
+"""The decisions of a whole run, without Ray: stages, estimates, draws, what is learnt, and going on after a kill."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from paced_verl import fields
+from paced_verl.config import PacedConfig
+from paced_verl.pacing import sampler as samplers
+from paced_verl.pacing.kernel import Kernel
+from paced_verl.pacing.pass_rates import PassRateTable
+from paced_verl.pacing.protocol import PromptSampler, SamplerSettings
+from paced_verl.run.measure import Counts, IntArray
+from paced_verl.run.outcomes import Outcome, Report
+from paced_verl.run.state import PacedState
+from tests.run.test_step_rows import step_rows
+
+PROMPTS, BATCH, STEPS = 12, 4, 8
+TWO_STAGES = [
+    {"until": 0.5, "divergence": "forward_kl", "responses": "teacher"},
+    {"until": 1.0, "divergence": "reverse_kl", "responses": "student"},
+]
+TOKENIZER = SimpleNamespace(
+    encode=lambda text, add_special_tokens: [ord(sign) for sign in text],
+    decode=lambda ids, skip_special_tokens: "".join(map(chr, ids)),
+    eos_token_id=0,
+)
+
+
+class Student:
+    """Solves prompt i of N in i · K // N of K cases."""
+
+    def __init__(self) -> None:
+        self.measured: list[tuple[int, int]] = []
+
+    def measure(self, which: IntArray, samples: int) -> Counts:
+        self.measured.append((len(which), samples))
+        correct = which * samples // PROMPTS
+        return Counts(which, correct, np.full(len(which), samples), np.full(len(which), 5 * samples))
+
+
+class Run:
+    """A run as the trainer drives it, checkpoint by checkpoint."""
+
+    def __init__(self, folder: Path, schedule: list[dict[str, Any]] = TWO_STAGES, **block: Any):
+        paced = PacedConfig.parse({"schedule": schedule, "pass_rate": {"samples": 4}} | block)
+        data = [{"raw_prompt": [{"role": "user", "content": f"problem {i}"}]} for i in range(PROMPTS)]
+        self.folder, self.student = folder, Student()
+        self.state = PacedState(
+            paced,
+            paced.build_schedule(STEPS),
+            prompts=PROMPTS,
+            epoch_size=PROMPTS,
+            student_n=2,
+            dataset=data,
+            tokenizer=TOKENIZER,
+            history=folder / "history",
+        )
+
+    def step(self, step: int) -> dict[str, list[Any]]:
+        """Returns what the rows were told, and the prompts they are of."""
+        self.state.before_step(step, self.student.measure)
+        prompts = self.state.sampler.draw(BATCH)
+        told = self.state.tell(prompts, step)
+        n = told[fields.SESSIONS][0]
+        keys = [f"{step}.{i}_{session}_0" for i in range(BATCH) for session in range(n)]
+        of_row = np.repeat(prompts, n)
+        rows = step_rows(
+            keys,
+            of_row.tolist(),
+            stages=np.repeat(told[fields.STAGE], n),
+            weight=np.repeat(np.array(told[fields.WEIGHT], np.float32), n),
+            correct=(of_row + np.arange(len(keys)) + step) % 3 > 0,
+        )
+        self.state.learn(rows, Report(), step)
+        return told | {"prompts": prompts.tolist()}
+
+    def save(self) -> dict[str, Any]:
+        self.state.save(self.folder / "paced")
+        return self.state.sampler.state_dict()
+
+    def resume(self, sampler: dict[str, Any]) -> None:
+        self.state.load(self.folder / "paced")
+        self.state.sampler.load_state_dict(sampler)
+
+
+def test_a_run_of_two_stages_decides_as_its_schedule_says(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    told = {step: run.step(step) for step in range(1, STEPS + 1)}
+    assert [told[step][fields.STAGE][0] for step in told] == [0] * 4 + [1] * 4
+    assert [told[step][fields.RESPONSES][0] for step in told] == ["teacher"] * 4 + ["student"] * 4
+    assert [told[step][fields.SESSIONS][0] for step in told] == [1] * 4 + [2] * 4
+    assert run.student.measured == [(PROMPTS, 4)] * 2, "at the start and at the switch"
+    assert sorted(path.stem for path in (tmp_path / "history").iterdir()) == ["after_step_0", "after_step_4"]
+
+
+def test_prompts_in_an_epoch_come_once_and_those_of_weight_0_never(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    drawn = [prompt for step in (1, 2) for prompt in run.step(step)["prompts"]]
+    mastered_or_hopeless = {i for i in range(PROMPTS) if i * 4 // PROMPTS in (0, 4)}
+    assert set(drawn) <= set(range(PROMPTS)) - mastered_or_hopeless
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_a_teachers_response_is_stored_and_told_the_next_time(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    first = run.step(1)
+    assert first[fields.TARGET] == [None] * BATCH, "the teacher writes"
+    again = run.state.tell(np.array(first["prompts"]), step=2)
+    assert again[fields.TARGET] == [[prompt, 9] for prompt in first["prompts"]]
+    assert run.state.tell(np.array(first["prompts"]), step=5)[fields.TARGET] == [None] * BATCH, "the student's own"
+
+
+def test_the_data_may_hold_the_responses(tmp_path: Path) -> None:
+    run = Run(tmp_path, targets={"column": "extra_info.response"})
+    for i, row in enumerate(run.state.dataset):
+        row["extra_info"] = {"response": "ab"} if i % 2 else {}
+    told = run.state.tell(np.arange(2), step=1)
+    assert told[fields.TARGET] == [None, [ord("a"), ord("b"), 0]]
+
+
+@pytest.mark.parametrize("killed_after", range(1, STEPS))
+@pytest.mark.parametrize("power", [0.0, 1.0])
+def test_a_run_that_is_killed_after_any_step_goes_on_as_if_it_had_not_been(
+    killed_after: int, power: float, tmp_path: Path
+) -> None:
+    settings = {"sampler": {"power": power}, "weight": {"estimate": "posterior"}}
+    undisturbed = Run(tmp_path / "undisturbed", **settings)
+    expected = [undisturbed.step(step) for step in range(1, STEPS + 1)]
+
+    killed = Run(tmp_path / "killed", **settings)
+    before = [killed.step(step) for step in range(1, killed_after + 1)]
+    sampler = killed.save()
+    resumed = Run(tmp_path / "killed", **settings)
+    resumed.resume(sampler)
+    assert before + [resumed.step(step) for step in range(killed_after + 1, STEPS + 1)] == expected
+    assert resumed.state.table.samples.tolist() == undisturbed.state.table.samples.tolist()
+    assert resumed.state.targets[expected[0]["prompts"][0]] == undisturbed.state.targets[expected[0]["prompts"][0]]
+    assert len(killed.student.measured) + len(resumed.student.measured) == len(undisturbed.student.measured)
+
+
+def test_an_estimate_that_a_kill_cut_short_is_made_again(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    for step in range(1, 5):
+        run.step(step)
+    sampler = run.save()  # the estimate before step 5 never ended
+    resumed = Run(tmp_path)
+    resumed.resume(sampler)
+    resumed.step(5)
+    assert resumed.student.measured == [(PROMPTS, 4)]
+
+
+def test_learning_counts_rollouts_of_the_student_once_and_leaves_the_teachers_alone(tmp_path: Path) -> None:
+    run = Run(tmp_path, pass_rate={"refresh": "never", "samples": 4}, weight={"estimate": "posterior"})
+    teachers = step_rows(["a_0_0"], [3], stages=[0])
+    run.state.learn(teachers, Report(), step=1)
+    assert run.state.table.samples.sum() == 0
+    students = step_rows(["b_0_0", "b_0_1", "b_1_0"], [2, 2, 2], stages=[1] * 3, correct=[True, True, False])
+    _, amounts = run.state.learn(students, Report(["ValueError: no"]), step=5)
+    assert run.state.table.samples.tolist() == [0, 0, 2, *[0] * 9]
+    assert run.state.table.successes[2] == 1
+    assert amounts["paced/rollout/failed"] == 1
+
+
+def test_under_dapos_filter_every_group_counts_whether_or_not_it_trains(tmp_path: Path) -> None:
+    run = Run(tmp_path, pass_rate={"refresh": "never"}, weight={"estimate": "posterior"})
+    run.state.filters_groups = True
+    outcomes = [
+        Outcome(2, successes=1, responses=2),
+        Outcome(0, successes=0, responses=2, dropped=True, teacher_tokens=3.0),
+        Outcome(1, successes=2, responses=2, dropped=True),
+        Outcome(3, error="ValueError: no"),
+    ]
+    rows = step_rows(["a_0_0", "a_1_0"], [2, 2], stages=[1, 1], correct=[True, False])
+    _, amounts = run.state.learn(rows, Report([], outcomes), step=5)
+    assert run.state.table.samples[:4].tolist() == [2, 2, 2, 0]
+    assert run.state.table.successes[:4].tolist() == [0, 2, 1, 0]
+    assert amounts["paced/teacher/tokens_dropped"] == 3
+
+
+def test_routed_rows_are_counted(tmp_path: Path) -> None:
+    student = [{"until": 1.0, "divergence": "reverse_kl", "responses": "student"}]
+    run = Run(tmp_path, schedule=student, route={"context": "answer"})
+    rows = step_rows(
+        ["a_0_0", "b_0_0", "c_0_0"],
+        [0, 1, 2],
+        weight=[1.0, 0.0, 1.0],
+        task=[0.0, 0.0, 1.0],
+        asked={"self_taught": np.array([1.0, 0.0, 0.0])},
+    )
+    _, amounts = run.state.learn(rows, Report(), step=1)
+    assert amounts["paced/route/no_task"] == 2
+    assert amounts["paced/route/self_taught"] == 1
+    assert amounts["paced/teacher/skipped_rows"] == 1
+
+
+class InOrder:
+    """A sampler of another kind: the data's own order, weights 1."""
+
+    mean_weight = 1.0
+
+    def __init__(self, size: int):
+        self.size, self.next, self.updated = size, 0, []  # type: ignore[var-annotated]
+
+    def draw(self, n: int) -> IntArray:
+        self.next += n
+        return np.arange(self.next - n, self.next) % self.size
+
+    def loss_weights(self, prompts: IntArray) -> Any:
+        return np.ones(len(prompts), np.float32)
+
+    def update(self, prompts: Any) -> None:
+        self.updated += np.asarray(prompts).tolist()
+
+    def refresh(self, kernel: Kernel | None = None, table: PassRateTable | None = None) -> None:
+        self.kernel = kernel
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self.draw(self.size).tolist()
+
+    def __len__(self) -> int:
+        return self.size
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"next": self.next}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.next = state["next"]
+
+    def metrics(self, step: int) -> dict[str, float]:
+        return {"in_order/next": float(self.next)}
+
+
+def in_order(table: PassRateTable, kernel: Kernel, settings: SamplerSettings) -> PromptSampler:
+    return InOrder(len(table))
+
+
+def test_a_sampler_of_another_kind_is_put_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samplers, "_POLICIES", samplers._POLICIES | {"in_order": in_order})
+    run = Run(tmp_path, sampler={"policy": "in_order"})
+    steps = [run.step(step) for step in range(1, 6)]
+    assert [told["prompts"] for told in steps[:3]] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    assert steps[4][fields.WEIGHT] == [1.0] * BATCH
+    assert set(run.state.sampler.updated) == set(steps[4]["prompts"]), "it hears of what was observed"  # type: ignore[attr-defined]
+    sampler = run.save()
+    resumed = Run(tmp_path, sampler={"policy": "in_order"})
+    resumed.resume(sampler)
+    assert resumed.step(6)["prompts"] == [8, 9, 10, 11]
+
+
+class Ledger:
+    """A part of a checkpoint that the state knows nothing of."""
+
+    spent = 0
+
+    def save(self, path: Path) -> None:
+        path.write_text(str(self.spent))
+
+    def load(self, path: Path) -> None:
+        self.spent = int(path.read_text())
+
+
+def test_a_checkpoint_has_room_for_other_parts(tmp_path: Path) -> None:
+    run, resumed = Run(tmp_path), Run(tmp_path)
+    for each in (run, resumed):
+        each.state.parts["ledger.txt"] = Ledger()
+    run.step(1)
+    run.state.parts["ledger.txt"].spent = 7  # type: ignore[attr-defined]
+    resumed.resume(run.save())
+    assert resumed.state.parts["ledger.txt"].spent == 7  # type: ignore[attr-defined]

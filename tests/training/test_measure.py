@@ -1,0 +1,95 @@
+"""Counting the rollouts of a measurement."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transfer_queue import KVBatchMeta
+
+from paced_verl import fields
+from paced_verl.training import measure, rows
+from tests.queue import Queue
+
+
+def row(prompt: int, reward: float, acc: float | None = None, tokens: int = 2) -> dict[str, Any]:
+    extra = {} if acc is None else {"acc": acc}
+    return {
+        fields.PROMPT: prompt,
+        "rm_scores": torch.tensor([0.0] * (tokens - 1) + [reward]),
+        "extra_fields": {"reward_extra_info": extra},
+    }
+
+
+def tally(monkeypatch: pytest.MonkeyPatch, rows: dict[str, dict[str, Any]], which: list[int]) -> tuple[Any, Queue]:
+    queue, counting = Queue(rows), measure._Tally(np.array(which))
+    queue.replace(monkeypatch, measure)
+    counting.add(queue.batch, 0.5)
+    return counting.counts, queue
+
+
+def test_a_session_counts_once_with_its_last_output_and_costs_all_its_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = {
+        "a_0_0": row(7, 1.0, tokens=3),
+        "a_0_1": row(7, 0.0, tokens=4),  # of one conversation; this is its end
+        "a_1_0": row(7, 1.0),
+        "b_0_0": row(0, 0.0, acc=1.0),  # the reward is shaped; acc says what is correct
+    }
+    counts, queue = tally(monkeypatch, rows, which=[0, 4, 7])
+    assert counts.prompts.tolist() == [0, 4, 7]
+    assert counts.samples.tolist() == [1, 0, 2]
+    assert counts.successes.tolist() == [1, 0, 1]
+    assert counts.tokens.tolist() == [2, 0, 9]
+    assert sorted(queue.cleared) == sorted(rows)
+
+
+def test_a_measurement_whose_responses_all_fail_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RuntimeError, match="not one response of the first prompts was scored"):
+        tally(monkeypatch, {}, which=[0])
+    counting = measure._Tally(np.array([0]))
+    counting.counts.samples[0] = 1
+    counting.add(KVBatchMeta(partition_id="val", keys=[], tags=[]), 0.5)  # a later chunk may fail
+
+
+class Servers:
+    """Agent loops and replay buffer of verl in one: prompt p is correct where a sample's number is below p."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.queue, self.chunks, self.waiting = Queue({}), [], []
+        self.queue.kv_batch_put = lambda **_: None  # type: ignore[method-assign]
+        for module in (measure, rows):
+            self.queue.replace(monkeypatch, module)
+
+    def generate_sequences(self, batch: Any) -> None:
+        prompts = [int(prompt) for prompt in batch[fields.PROMPT]]
+        self.chunks.append(prompts)
+        keys = []
+        for uid, prompt, n in zip(batch["uid"], prompts, batch["__rollout_n__"], strict=True):
+            for session in range(n):
+                keys.append(f"{uid}_{session}_0")
+                self.queue.rows[keys[-1]] = row(prompt, float(session < prompt))
+        self.waiting.append(keys)
+
+    def sample(self, batch_size: int, **_: Any) -> tuple[KVBatchMeta, None]:
+        keys = self.waiting.pop(0)
+        return KVBatchMeta(partition_id="val", keys=keys, tags=[{} for _ in keys]), None
+
+
+def test_only_the_prompts_that_are_asked_for_are_sampled_chunk_by_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    servers = Servers(monkeypatch)
+    data = [{fields.PROMPT: i, "index": i} for i in range(10)]
+    settings = SimpleNamespace(temperature=1.0, threshold=0.5, chunk=2, step=3)
+    counts = measure.measure(
+        data, np.array([5, 1, 8]), samples=4, agent_loop_manager=servers, replay_buffer=servers, **vars(settings)
+    )
+    assert servers.chunks == [[5, 1], [8]]
+    assert counts.prompts.tolist() == [5, 1, 8]
+    assert counts.samples.tolist() == [4, 4, 4]
+    assert counts.successes.tolist() == [4, 1, 4]
+    nothing = measure.measure(
+        data, np.array([], int), samples=4, agent_loop_manager=servers, replay_buffer=servers, **vars(settings)
+    )
+    assert nothing.samples.size == 0
