@@ -43,6 +43,7 @@ from paced_verl.fingerprint import fingerprint_of, tokenizer_hash
 from paced_verl.pacing.schedule import Stage
 from paced_verl.run.measure import Counts, IntArray
 from paced_verl.run.outcomes import RefillLimit, Report
+from paced_verl.run.record import write_record
 from paced_verl.run.state import PacedState
 from paced_verl.training.dataset import NumberedPrompts
 from paced_verl.training.health import EngineWatch
@@ -239,6 +240,9 @@ class PacedTrainer(_Base):
     # ------------------------------------------------------------------ stages and pass rates
 
     def on_train_begin(self) -> None:
+        folder = Path(self.config.trainer.default_local_dir) / "paced"
+        done = self.global_steps - 1  # verl counts the step that comes
+        write_record(folder, self.config, self.schedule, len(self.prompts), self.state.table.fingerprint, done)
         self._prepare(self.global_steps)  # asynchronous trainers draw their first prompts here
         super().on_train_begin()
 

@@ -1,0 +1,72 @@
+"""``paced/run.json`` beside a run's checkpoints: what a report needs to know of the run, and cannot read elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from paced_verl.atomic import replacing
+from paced_verl.pacing.schedule import Schedule
+
+FILE = "run.json"
+PACKAGES = ("paced-verl", "verl", "torch", "transformers", "vllm", "ray")
+
+
+def write_record(
+    folder: Path, config: DictConfig, schedule: Schedule, prompts: int, fingerprint: str, step: int
+) -> None:
+    """Write the record of a run that begins, or goes on: the settings of this attempt, and a line for each so far.
+
+    Args:
+        folder: ``paced`` in the run's ``trainer.default_local_dir``.
+        config: verl's whole configuration.
+        schedule: Its stages, in steps.
+        prompts: Number of training prompts.
+        fingerprint: Names them.
+        step: The last step that was trained before; 0 where it begins.
+    """
+    file = folder / FILE
+    attempts = json.loads(file.read_text())["attempts"] if step and file.exists() else []
+    metrics = metrics_file(config)
+    attempts.append(
+        {
+            "began": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "after_step": step,
+            "metrics": None if metrics is None else str(metrics),
+        }
+    )
+    record = {
+        "versions": {name: _version(name) for name in PACKAGES},
+        "config": OmegaConf.to_container(config, resolve=True),
+        "schedule": [dataclasses.asdict(stage) for stage in schedule.stages],
+        "prompts": prompts,
+        "fingerprint": fingerprint,
+        "attempts": attempts,
+    }
+    with replacing(file) as unfinished:
+        unfinished.write_text(json.dumps(record, indent=1, default=str))
+
+
+def metrics_file(config: DictConfig) -> Path | None:
+    """Where verl's logger ``file`` writes, as :class:`verl.utils.tracking.FileLogger` has it; ``None`` without it."""
+    logger: Any = config.trainer.logger
+    if "file" not in ([logger] if isinstance(logger, str) else logger):
+        return None
+    path = os.environ.get("VERL_FILE_LOGGER_PATH")
+    root = Path(os.environ.get("VERL_FILE_LOGGER_ROOT", ".")).expanduser()
+    named = root / config.trainer.project_name / f"{config.trainer.experiment_name}.jsonl"
+    return (Path(path) if path else named).resolve()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,51 @@
+"""What a run leaves for its report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from paced_verl.pacing.schedule import Schedule
+from paced_verl.run.record import metrics_file, write_record
+
+STAGES = [{"divergence": "forward_kl", "responses": "teacher"}, {"divergence": "reverse_kl", "responses": "student"}]
+SCHEDULE = Schedule.from_ends([0.5, 1.0], STAGES, 10)
+
+
+def config(logger: object = ("console", "file")) -> DictConfig:
+    trainer = {"logger": logger, "project_name": "p", "experiment_name": "e", "steps": "${total}"}
+    return OmegaConf.create({"total": 10, "trainer": trainer})
+
+
+def test_a_record_names_the_run_and_each_of_its_attempts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step, name in ((0, "first"), (4, "second")):
+        monkeypatch.setenv("VERL_FILE_LOGGER_PATH", str(tmp_path / f"{name}.jsonl"))
+        write_record(tmp_path / "paced", config(), SCHEDULE, prompts=7, fingerprint="f", step=step)
+    record = json.loads((tmp_path / "paced" / "run.json").read_text())
+    assert record["config"]["trainer"]["steps"] == 10
+    assert [(stage["first"], stage["last"]) for stage in record["schedule"]] == [(1, 5), (6, 10)]
+    assert (record["prompts"], record["fingerprint"]) == (7, "f")
+    assert record["versions"]["verl"] == "0.9.1"
+    assert [(attempt["after_step"], Path(attempt["metrics"]).name) for attempt in record["attempts"]] == [
+        (0, "first.jsonl"),
+        (4, "second.jsonl"),
+    ]
+    write_record(tmp_path / "paced", config(), SCHEDULE, prompts=7, fingerprint="f", step=0)
+    assert len(json.loads((tmp_path / "paced" / "run.json").read_text())["attempts"]) == 1, "a new run in its place"
+
+
+def test_the_metrics_are_where_verls_logger_puts_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from verl.utils.tracking import FileLogger
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("VERL_FILE_LOGGER_PATH", raising=False)
+    for root in (None, str(tmp_path / "root")):
+        if root is not None:
+            monkeypatch.setenv("VERL_FILE_LOGGER_ROOT", root)
+        logger = FileLogger("p", "e")
+        assert metrics_file(config()) == Path(logger.filepath).resolve()
+        logger.finish()
+    assert metrics_file(config("console")) is None
