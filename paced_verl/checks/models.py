@@ -145,7 +145,7 @@ def _lengths(
                 continue
             longest = max(_token_lengths(rows.longest.get(setting, Longest()), tokenizer), default=0)
             what = f"the longest teacher prompt under {setting}, {longest} tokens"
-            if context.needs_rollout:
+            if context.needs:
                 longest += response
                 what += f" and a rollout of up to {response}"
         for key, limit in limits.items():

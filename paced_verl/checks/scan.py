@@ -164,7 +164,7 @@ class _File:
             read.add("reward_model")
         for place, row in each_row(block.select(sorted(read)), mask):
             try:
-                kept.add(context.messages(row | {"raw_prompt": row[key]}, rollout=""))
+                kept.add(context.messages(row | {"raw_prompt": row[key]}, dict.fromkeys(context.needs, "")))
             # A template is the user's own code: whatever it raises is the row's, or the template's, problem.
             except Exception as error:
                 # One sentence a context: errors that quote their row would be as many as rows.

@@ -59,7 +59,7 @@ def _group(config: DictConfig, paced: PacedConfig) -> Iterator[str]:
     filtered = (config.algorithm.get("filter_groups") or {}).get("enable", False)
     needs = {
         "paced.weight.source=group": paced.weight.source == "group",
-        "a teacher context that shows a rollout of the student": any(context.needs_rollout for context in contexts),
+        "a teacher context that shows a rollout of the student": any(context.needs for context in contexts),
         "algorithm.filter_groups.enable=True": filtered,
     }
     for name in (name for name, needed in needs.items() if needed):

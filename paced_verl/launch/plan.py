@@ -108,8 +108,9 @@ class Plan:
         sampler = paced.sampler
         unread = {verdict.key for verdict in self.verdicts}
         skips = sampler.skip_zero_weight and sampler.power == 0 and "paced.sampler.skip_zero_weight" not in unread
+        own = "" if sampler.policy == "pass_rate" else f"{sampler.policy}, "
         lines.append(
-            f"sampler: {'uniform over prompts' if sampler.power == 0 else f'q ∝ w^{sampler.power:g}'}"
+            f"sampler: {own}{'uniform over prompts' if sampler.power == 0 else f'q ∝ w^{sampler.power:g}'}"
             f"{', prompts of weight 0 skipped' if skips else ''}"
             f"{f', {sampler.explore:.0%} uniform exploration' if sampler.explore else ''}"
         )

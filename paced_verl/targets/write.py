@@ -83,7 +83,7 @@ def _writer(config: DictConfig, paced: PacedConfig, model: Any) -> Writer:
     if others:
         raise ConfigError(f"paced.teacher.context={paced.teacher.context}: `paced-verl targets` knows one context.")
     shown = TeacherContext(context, paced.teacher.solution_key)
-    if shown.needs_rollout:
+    if shown.needs:
         raise ConfigError(
             f"paced.teacher.context={context} shows the teacher a response of the student, which only a run has. Take "
             "another context, or paced.targets.column."

@@ -22,7 +22,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from paced_verl.errors import PacedError, nearest
 
 BUILTIN = ("none", "solution", "answer", "rollout")
-NAMES = ("problem", "solution", "answer", "extra_info", "rollout")
+SHOWN = ("rollout",)
+"""What a template may show that no row has: a correct response of the student to the same problem."""
+NAMES = ("problem", "solution", "answer", "extra_info", *SHOWN)
 _FOLDER = Path(__file__).parent / "templates"
 
 
@@ -85,16 +87,16 @@ class TeacherContext:
         return self._template is not None
 
     @property
-    def needs_rollout(self) -> bool:
-        """Whether it shows a rollout of the student."""
-        return "rollout" in self.variables
+    def needs(self) -> frozenset[str]:
+        """What it shows that no row has: names of :data:`SHOWN`."""
+        return self.variables & frozenset(SHOWN)
 
-    def messages(self, row: Mapping[str, Any], rollout: str | None = None) -> list[dict[str, Any]]:
+    def messages(self, row: Mapping[str, Any], shown: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
         """The teacher's chat messages for a row.
 
         Args:
             row: A row as verl's dataset gives it, with ``raw_prompt``, ``reward_model`` and ``extra_info``.
-            rollout: The student's correct response, where the template shows one.
+            shown: What :attr:`needs` names, by name.
 
         Raises:
             ContextError: The row lacks something that the template uses, or has it blank; its prompt is not text; the
@@ -103,9 +105,7 @@ class TeacherContext:
         prompt = self._prompt(row["raw_prompt"])
         if self._template is None:
             return prompt
-        values = self._values(row, prompt)
-        if rollout is not None:
-            values["rollout"] = rollout
+        values = self._values(row, prompt) | dict(shown or {})
         prompt[-1]["content"] = self._rendered(self._template, values)
         return prompt
 

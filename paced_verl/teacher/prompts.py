@@ -43,14 +43,16 @@ class Prompts:
         """The prompt that the student answers."""
         return list(self._builder.build_initial_tokens(list(row["raw_prompt"])))[-self.prompt_length :]
 
-    def teacher(self, row: Mapping[str, Any], context: TeacherContext, rollout: str | None = None) -> list[int]:
+    def teacher(
+        self, row: Mapping[str, Any], context: TeacherContext, shown: Mapping[str, str] | None = None
+    ) -> list[int]:
         """The prompt that the teacher answers, and under which it scores.
 
         Args:
             row: As verl's dataset gives it.
             context: What the teacher sees.
-            rollout: The student's correct response, where the context shows one.
+            shown: What the context shows that no row has (:attr:`TeacherContext.needs`).
         """
         if not context.privileged:
             return self.student(row)
-        return list(self._builder.build_initial_tokens(context.messages(row, rollout)))
+        return list(self._builder.build_initial_tokens(context.messages(row, shown)))

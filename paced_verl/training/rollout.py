@@ -67,7 +67,7 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
         self.waits_for_group = (
             self.paced.weight.source == "group"
             or self.filter_metric is not None
-            or any(context.needs_rollout for context in self.contexts.values())
+            or any(context.needs for context in self.contexts.values())
         )
         self.visits: dict[str, Visit] = {}
         self.report = Report()
@@ -207,13 +207,13 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
         assert sample_kwargs is not None
         row = sample_kwargs
         context = self._context(row)
-        rollout = await self._look_at_group(output, row, context)
+        shown = await self._look_at_group(output, row, context)
         by_student = row.pop(fields.SELF)
         teacher = self.student if by_student else self.teacher
         weighs = row[fields.WEIGHT].item() > 0
         # The student's own tokens where both see the same: it may have had several turns.
-        privileged = context.privileged and (weighs or not context.needs_rollout)
-        teacher_prompt = self.prompts.teacher(row, context, rollout) if privileged else list(prompt_ids)
+        privileged = context.privileged and (weighs or not context.needs)
+        teacher_prompt = self.prompts.teacher(row, context, shown) if privileged else list(prompt_ids)
         sequence_ids = teacher_prompt + list(response_ids)
         fields.count(row, **{"tokens" if weighs else "tokens_saved": len(sequence_ids)})
         if teacher is None:
@@ -231,15 +231,17 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
         ids, log_probs = at_student_positions(response, len(prompt_ids) + len(response_ids), len(response_ids), topk)
         output.extra_fields["teacher_ids"], output.extra_fields["teacher_logprobs"] = ids, log_probs
 
-    async def _look_at_group(self, output: AgentLoopOutput, row: dict[str, Any], context: TeacherContext) -> str | None:
+    async def _look_at_group(
+        self, output: AgentLoopOutput, row: dict[str, Any], context: TeacherContext
+    ) -> dict[str, str]:
         """Wait for the row's siblings if anything depends on them, and weigh the row by what they say.
 
         Returns:
-            A correct response beside this one, where the context shows one.
+            What the context shows of them, where it does: a correct response beside this one.
         """
         weights = row.pop(fields.GROUP_WEIGHTS)
         if not self.waits_for_group or row[fields.TEACHER][fields.TEACHER_NAMES.index("gave_up")]:
-            return None
+            return {}
         metric = 0.0
         if self.filter_metric is not None:
             metric = float(_reward_extra(output).get(self.filter_metric, output.reward_score) or 0.0)
@@ -251,11 +253,14 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
             row[fields.WEIGHT].fill_(weights[group.successes_beside(row["session_id"])])
         if self.filter_metric is not None and group.uniform:
             row[fields.WEIGHT].zero_()  # verl drops the group
-        rollout = group.correct_beside(row["session_id"]) if context.needs_rollout else None
-        if context.needs_rollout and rollout is None:
+        if not context.needs:
+            return {}
+        rollout = group.correct_beside(row["session_id"])
+        if rollout is None:
             row[fields.WEIGHT].zero_()
             fields.count(row, no_context=1)
-        return rollout
+            return {}
+        return {"rollout": rollout}
 
     def _context(self, row: dict[str, Any]) -> TeacherContext:
         if row[fields.SELF]:

@@ -15,7 +15,12 @@ import torch
 from omegaconf import OmegaConf
 
 from paced_verl.divergence import get_divergence
+from paced_verl.divergence.selection import get_token_weight
 from paced_verl.pacing.kernel import Kernel
+from paced_verl.pacing.pass_rates import PassRateTable
+from paced_verl.pacing.protocol import SamplerSettings
+from paced_verl.pacing.sampler import get_sampler
+from paced_verl.teacher.context import TeacherContext
 from tests.checks.test_checks import write_data, write_model
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -25,7 +30,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
     """As VERL_USE_EXTERNAL_MODULES does; each module is imported once a process."""
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    for module in ("custom_kernel", "custom_divergence"):
+    for module in ("custom_kernel", "custom_divergence", "custom_sampler", "custom_tokens"):
         importlib.import_module(module)
 
 
@@ -76,6 +81,42 @@ def test_divergence_where_a_probability_is_zero() -> None:
     assert torch.isfinite(student.grad).all()
 
 
+def test_sampler() -> None:
+    table = PassRateTable(5)
+    table.observe([0, 1, 2, 4], [1, 4, 2, 0], [4, 4, 4, 4], step=0)  # nobody has tried 3: it counts as 1/2
+    settings = SamplerSettings(power=0.0, explore=0.0, seed=0, skip_zero_weight=True, epoch_size=5)
+    sampler = get_sampler("easy_first")(table, Kernel(), settings)
+    prompts = sampler.draw(5)
+    assert prompts.tolist() == [1, 2, 3, 0, 4]
+    raw = np.array([0.0, 0.25, (0.1875 + 0.25) / 4, 0.1875, 0.0])
+    np.testing.assert_allclose(sampler.loss_weights(prompts), raw / raw.mean(), rtol=1e-6)
+    table.observe([0], [8], [8], step=1)
+    sampler.update([0])
+    state = sampler.state_dict()
+    assert sampler.draw(2).tolist() == [1, 0], "sorted anew when a pass begins"
+    sampler.load_state_dict(state)
+    assert list(sampler) == [1, 0, 2, 3, 4]
+
+
+def test_tokens() -> None:
+    known = {"student_entropy": torch.tensor([[0.1, 3.0, 0.2, 2.0], [1.0, 5.0, 0.0, 0.0]])}
+    mask = torch.tensor([[True] * 4, [True, False, True, True]])
+    factor = get_token_weight("forking")(known, mask, 0.5)
+    assert factor.tolist() == [[0, 2, 0, 2], [1.5, 0, 1.5, 0]]
+
+
+def test_context() -> None:
+    row = {
+        "raw_prompt": [{"role": "user", "content": "2 + 2?"}],
+        "reward_model": {"ground_truth": "4"},
+        "extra_info": {"solution": "Count on from 2.\nThat is 4."},
+    }
+    (shown,) = TeacherContext(str(EXAMPLES / "custom_context.jinja")).messages(row)
+    assert shown["content"].startswith("2 + 2?\n\nA good solution begins like this:\nCount on")
+    assert "the answer 4." in shown["content"]
+    assert "That is" not in shown["content"]
+
+
 def plan(folder: Path, *overrides: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "paced_verl.cli", "plan", "+paced=reverse_kl", "+machine=cpu"]
     command += [
@@ -103,11 +144,18 @@ def test_verl_loads_them_and_the_plan_accepts_their_names(tmp_path: Path) -> Non
         "paced.weight.kernel=root",
         "paced.schedule.0.divergence=alpha_divergence",
         "+paced.schedule.0.parameters.alpha=0.3",
+        "paced.sampler.policy=easy_first",
+        "paced.tokens.select=forking",
+        f"paced.teacher.context={EXAMPLES}/custom_context.jinja",
     )
-    done = plan(tmp_path, *overrides, VERL_USE_EXTERNAL_MODULES="custom_kernel,custom_divergence")
+    modules = "custom_kernel,custom_divergence,custom_sampler,custom_tokens"
+    done = plan(tmp_path, *overrides, VERL_USE_EXTERNAL_MODULES=modules)
     assert done.returncode == 0, done.stderr
     assert "alpha_divergence on student responses" in done.stdout
     assert "weight: root" in done.stdout
+    assert "sampler: easy_first" in done.stdout
+    assert "tokens: forking, 50% of each response" in done.stdout
+    assert "custom_context.jinja" in done.stdout
 
 
 def test_reward() -> None:
