@@ -14,10 +14,11 @@ if [ "$what" != e2e ]; then
   "$python" -m ruff check .
   "$python" -m mypy
   "$python" -m pytest -m "not e2e" -n 2 --dist loadfile
-  # The GPU kernels, in Triton's interpreter. Not in the locked set: it is 1 GB that only this needs.
+  # The GPU kernels, in Triton's interpreter and compiled for GPUs. Not in the locked set: it is 1 GB that only this needs.
   triton=$(dirname "$(dirname "$python")")/triton
   [ -d "$triton" ] || "$python" -m pip install --quiet --disable-pip-version-check --no-deps --target "$triton" triton==3.9.0
   TRITON_INTERPRET=1 PYTHONPATH=$triton "$python" -m pytest tests/divergence/test_fused.py
+  PYTHONPATH=$triton "$python" -m pytest tests/divergence/test_fused_compiled.py
 fi
 if [ "$what" != fast ]; then
   rm -f outputs/e2e/launches.jsonl

@@ -43,6 +43,28 @@ def test_same_as_torch(monkeypatch, dtype, rows, vocab, k):
     torch.testing.assert_close(gradient, plain_gradient, rtol=max(1e-5, torch.finfo(dtype).eps), atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("begin", [0, 1, 3])
+@pytest.mark.parametrize("stride", [4113, 4112, 4104])
+def test_rows_may_begin_anywhere(monkeypatch, dtype, begin, stride):
+    """Part of the columns of wider rows: the first token, and with it every row, lies anywhere in its 16 bytes."""
+    torch.manual_seed(0)
+    vocab = 4099  # a block and three tokens
+    logits = (torch.randn(4, stride, device=DEVICE) * 4).to(dtype)[:, begin : begin + vocab]
+    ids = torch.rand(4, vocab, device=DEVICE).topk(5).indices
+    ids[0, :3] = torch.tensor([0, 4095, vocab - 1])
+    monkeypatch.setattr(support, "_has_kernel", lambda _: True)
+    ours = support._rest_logsumexp(logits, ids, None)
+    gradient = support._rest_gradient(logits, ids, None, ours, torch.linspace(-1, 2, 4, device=DEVICE))
+    monkeypatch.setattr(support, "_has_kernel", lambda _: False)
+    plain = support._rest_logsumexp(logits, ids, None)
+    plain_gradient = support._rest_gradient(logits, ids, None, plain, torch.linspace(-1, 2, 4, device=DEVICE))
+    torch.testing.assert_close(ours, plain, rtol=1e-6, atol=4e-6)
+    for each in (gradient, plain_gradient):
+        each.scatter_(1, ids, 0.0)  # what is left there means nothing
+    torch.testing.assert_close(gradient, plain_gradient, rtol=max(1e-5, torch.finfo(dtype).eps), atol=1e-5)
+
+
 def test_no_rows(monkeypatch):
     out, gradient = value_and_gradient(
         monkeypatch,
