@@ -21,8 +21,9 @@ Index = slice | torch.Tensor
 
 # Bytes of scratch: on a CPU a chunk that stays in cache between operations, and is still large enough that starting the
 # threads costs little; on a GPU one that fills the machine, and is small beside the logits.
-CPU_CHUNK_BYTES = 16 << 20
+CPU_CHUNK_BYTES = 4 << 20
 CUDA_CHUNK_BYTES = 256 << 20
+SAMPLE = 1024  # tokens of a row, more than a teacher's top-k
 
 
 def support_log_probs(logits: torch.Tensor, ids: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
@@ -87,11 +88,14 @@ def _rest_logsumexp(logits: torch.Tensor, ids: torch.Tensor, rows: torch.Tensor 
 
         return fused.rest_logsumexp(logits, ids, rows)
     rest = []
-    for chunk, here, _ in _chunks(logits, ids, rows):
+    for chunk, here in _chunks(logits, ids, rows):
         chunk.scatter_(1, ids[here], -torch.inf)
-        largest = chunk.amax(dim=1)
-        torch.log_softmax(chunk, dim=1, out=chunk)  # one fused pass; logsumexp itself takes four and a second chunk
-        rest.append(torch.where(largest == -torch.inf, largest, largest - chunk.amax(dim=1)))
+        # log_softmax is one fused pass, where logsumexp takes four and a second chunk. It moves every token of a row by
+        # the same amount, which is read off the largest of the first few, unless all of these are −inf.
+        sample = chunk[:, :SAMPLE] if (chunk[:, :SAMPLE].amax(dim=1) > -torch.inf).all() else chunk
+        largest = sample.amax(dim=1)
+        torch.log_softmax(chunk, dim=1, out=chunk)
+        rest.append(torch.where(largest == -torch.inf, largest, largest - sample.amax(dim=1)))
     return torch.cat(rest) if rest else logits.new_empty(0, dtype=compute_dtype(logits))
 
 
@@ -107,30 +111,36 @@ def _rest_gradient(
 
         return fused.rest_gradient(logits, ids, rows, rest, grad_rest)
     grad_logits = torch.empty_like(logits) if rows is None else torch.zeros_like(logits)
-    # The softmax of a row of −inf is NaN; a 0 at its ids keeps it finite, and grad_rest is 0 there.
-    blank = torch.where(rest == -torch.inf, 0.0, -torch.inf).to(rest.dtype).unsqueeze(1).expand_as(ids)
-    for chunk, here, there in _chunks(logits, ids, rows):
-        chunk.scatter_(1, ids[here], blank[here])
-        torch.softmax(chunk, dim=1, out=chunk).mul_(grad_rest[here].unsqueeze(1))
-        if isinstance(there, slice):
-            grad_logits[there].copy_(chunk)
-        else:
+    # Where no token is left outside the ids, grad_rest is 0, and exp(−inf) is too.
+    rest = torch.where(rest == -torch.inf, torch.inf, rest).unsqueeze(1)
+    for here in _places(logits, len(ids)):
+        there: Index = here if rows is None else rows[here]
+        whole = isinstance(there, slice) and logits.dtype == rest.dtype
+        chunk = torch.sub(logits[there], rest[here], out=grad_logits[there] if whole else None)
+        chunk.exp_().mul_(grad_rest[here].unsqueeze(1))
+        if not whole:
             grad_logits[there] = chunk.to(logits.dtype)
     return grad_logits
 
 
 def _chunks(
     logits: torch.Tensor, ids: torch.Tensor, rows: torch.Tensor | None
-) -> Iterator[tuple[torch.Tensor, slice, Index]]:
-    """Copies of some rows in the computing dtype, all in one buffer; their places in ids; their places in logits."""
-    dtype = compute_dtype(logits)
-    fitting = (CUDA_CHUNK_BYTES if logits.is_cuda else CPU_CHUNK_BYTES) // (logits.shape[1] * dtype.itemsize)
-    size = max(1, min(len(ids), max(fitting, torch.get_num_threads())))  # a softmax gives each thread whole rows
-    buffer = torch.empty(size, logits.shape[1], dtype=dtype, device=logits.device)
-    for start in range(0, len(ids), size):
-        here = slice(start, min(start + size, len(ids)))
-        there = here if rows is None else rows[here]
-        yield buffer[: here.stop - start].copy_(logits[there]), here, there
+) -> Iterator[tuple[torch.Tensor, slice]]:
+    """Copies of some rows in the computing dtype, all in one buffer; their places in ids."""
+    buffer: torch.Tensor | None = None
+    for here in _places(logits, len(ids)):
+        if buffer is None:
+            buffer = torch.empty(here.stop, logits.shape[1], dtype=compute_dtype(logits), device=logits.device)
+        yield buffer[: here.stop - here.start].copy_(logits[here if rows is None else rows[here]]), here
+
+
+def _places(logits: torch.Tensor, rows: int) -> Iterator[slice]:
+    """So many rows in parts, each a chunk in the computing dtype."""
+    row_bytes = logits.shape[1] * compute_dtype(logits).itemsize
+    fitting = (CUDA_CHUNK_BYTES if logits.is_cuda else CPU_CHUNK_BYTES) // row_bytes
+    size = max(1, fitting, torch.get_num_threads())  # a softmax gives each thread whole rows
+    for start in range(0, rows, size):
+        yield slice(start, min(start + size, rows))
 
 
 def compute_dtype(logits: torch.Tensor) -> torch.dtype:
