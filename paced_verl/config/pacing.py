@@ -118,20 +118,20 @@ class PassRateConfig(Block):
         return self
 
 
+def _sampler(name: str) -> str:
+    get_sampler(name)
+    return name
+
+
 class SamplerConfig(Block):
     """Which prompts come next. ``power`` γ draws q ∝ w^γ and leaves w^(1−γ) to the loss: same expected gradient."""
 
-    policy: Text = "pass_rate"
+    policy: Annotated[Text, AfterValidator(_sampler)] = "pass_rate"
     """Who draws: ``pass_rate``, or a name given to :func:`paced_verl.pacing.sampler.register_sampler`."""
     power: Annotated[Number, Field(ge=0, le=10)] = 0.0
     explore: Fraction = 0.0
     skip_zero_weight: StrictBool = True
     seed: Annotated[Whole, Field(ge=0, lt=2**63)] = 0
-
-    @model_validator(mode="after")
-    def _known(self) -> SamplerConfig:
-        get_sampler(self.policy)
-        return self
 
 
 def _shows_more(context: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from paced_verl.config.base import Block, Number, Share, Steps, Text
 from paced_verl.teacher.context import TeacherContext
@@ -76,19 +76,18 @@ class TeacherConfig(Block):
         return (self.context,) if isinstance(self.context, str) else tuple(self.context.values())
 
 
+def _token_weight(name: str) -> str:
+    from paced_verl.divergence.selection import get_token_weight
+
+    get_token_weight(name)
+    return name
+
+
 class TokensConfig(Block):
     """Which tokens of a response train."""
 
-    select: Text | None = None
+    select: Annotated[Text, AfterValidator(_token_weight)] | None = None
     """``tip``: those where the student is uncertain or disagrees with the teacher (arXiv 2604.14084); or a name that
     :func:`paced_verl.divergence.selection.register_token_weight` was given."""
     keep: Share = 0.5
     """Share of a response's tokens that is kept."""
-
-    @model_validator(mode="after")
-    def _known(self) -> TokensConfig:
-        if self.select is not None:
-            from paced_verl.divergence.selection import get_token_weight
-
-            get_token_weight(self.select)
-        return self

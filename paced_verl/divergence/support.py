@@ -123,9 +123,7 @@ def _rest_gradient(
     return grad_logits
 
 
-def _chunks(
-    logits: torch.Tensor, ids: torch.Tensor, rows: torch.Tensor | None
-) -> Iterator[tuple[torch.Tensor, slice]]:
+def _chunks(logits: torch.Tensor, ids: torch.Tensor, rows: torch.Tensor | None) -> Iterator[tuple[torch.Tensor, slice]]:
     """Copies of some rows in the computing dtype, all in one buffer; their places in ids."""
     buffer: torch.Tensor | None = None
     for here in _places(logits, len(ids)):

@@ -11,14 +11,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
+from paced_verl import fields
 from paced_verl.checks import check
 from paced_verl.config import ConfigError, PacedConfig
 from paced_verl.fingerprint import prompt_hash
 from paced_verl.launch.hydra import compose
+from paced_verl.run.state import PacedState
 from paced_verl.targets import queue
 from paced_verl.targets.store import Target, TargetStore
 from paced_verl.targets.write import generate_targets
@@ -231,8 +234,6 @@ def test_an_interrupted_command_asks_for_the_rest(
 
 def test_a_run_takes_what_is_stored_then_the_column_and_no_blank(folder: Path) -> None:
     """A response that is stored comes first, one in the data before the knowledge that none could be had."""
-    from paced_verl.training.trainer import PacedTrainer
-
     tokenizer, store = AutoTokenizer.from_pretrained(folder / "student"), TargetStore()
     texts = ["problem is", "problem is", "problem is", "", None, " "]
     prompts = [[{"role": "user", "content": f"problem {i}"}] for i in range(len(texts))]
@@ -241,11 +242,12 @@ def test_a_run_takes_what_is_stored_then_the_column_and_no_blank(folder: Path) -
     store.add(1, Target(()))
     store.add(5, Target(()))
     block = {"targets": {"column": "response"}, "schedule": STAGES}
-    run = SimpleNamespace(
-        train_dataset=dataset, tokenizer=tokenizer, paced=PacedConfig.parse(block), state=SimpleNamespace(targets=store)
-    )
+    paced, size = PacedConfig.parse(block), len(texts)
+    schedule = paced.build_schedule(1)
+    run = PacedState(paced, schedule, prompts=size, epoch_size=size, dataset=dataset, tokenizer=tokenizer)
+    run.targets = store
     ids = [*tokenizer.encode("problem is", add_special_tokens=False), tokenizer.eos_token_id]
-    taken = [PacedTrainer._stored_target(run, i) for i in range(len(texts))]  # type: ignore[arg-type]
+    taken = run.tell(np.arange(size), step=1)[fields.TARGET]
     assert taken == [[9], ids, ids, None, None, []]
     assert store[1] == Target(tuple(ids), "problem is", None, prompt_hash(prompts[1]))
     assert 3 not in store
