@@ -23,6 +23,24 @@ from paced_verl.teacher.context import BUILTIN
 ROOT = Path(__file__).resolve().parents[1]
 RECORD, TABLE = ROOT / "outputs" / "e2e" / "launches.jsonl", ROOT / "docs" / "support.md"
 
+NEVER_ON_A_GPU = """
+## What has never run on a GPU
+
+Nothing here has: every launch above was on a CPU. These are the places where a GPU takes another way, and how far each
+was looked at without one.
+
+| on a GPU | looked at |
+|---|---|
+| Triton kernels of the divergence | values in Triton's interpreter; compiled for sm_80, sm_90, sm_100 |
+| the whole-vocabulary divergence, `mm(out_dtype=float32)` | types and shapes, on tensors without numbers |
+| chunks of 256 MiB instead of 4 MiB | sizes of chunks change no value, on a CPU |
+| FSDP (1): `strategy: fsdp` | not at all; fsdp2 is what the launches run |
+| offloading of parameters and of the optimizer | not at all |
+| NCCL for weight updates to servers (`separate_async`), and between ranks | gloo in its place |
+| flash-attn, Ulysses sequence parallelism | the loss's slices for a rank, in unit tests |
+| vLLM's CUDA engine, its sleep mode, tensor parallelism | vLLM's CPU engine, one process a server |
+| bfloat16 training | float32 in the launches; the divergence in bfloat16 and float16, in unit tests |
+"""
 OTHERS = re.compile(r"\n<!-- scripts/check_examples.py -->.*", re.DOTALL)
 """The part of the document that another script writes."""
 
@@ -140,7 +158,7 @@ def table(launches: list[dict[str, Any]]) -> str:
                 f" and {len(tests) - 3} more" if len(tests) > 3 else ""
             )
             lines.append(f"| `{name}` | {value} | {few} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + NEVER_ON_A_GPU
 
 
 def main() -> None:

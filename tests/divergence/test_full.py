@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from paced_verl.divergence import full, full_divergence, register_divergence, token_divergence
 from tests.divergence.test_support import Allocations
@@ -238,3 +239,13 @@ def test_memory_is_chunks_and_the_gradient(monkeypatch, dtype, rows):
     large = [(kind, size) for kind, size in allocations.bytes if size > chunk]
     assert large == [(dtype, n * vocab * dtype.itemsize)]  # the gradient, in the logits' dtype
     assert max(size for _, size in allocations.bytes) >= chunk  # the measurement sees what there is to see
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_branch_that_only_cuda_takes_is_a_product_in_float32(dtype):
+    """With tensors that have no numbers: shapes and types as torch's CUDA operators would give them."""
+    with FakeTensorMode(), torch.no_grad():
+        hidden, head = torch.empty(6, 64, device="cuda", dtype=dtype), torch.empty(1000, 64, device="cuda", dtype=dtype)
+        product = full._product(hidden, head, torch.float32)
+    assert product.is_cuda
+    assert (product.dtype, product.shape) == (torch.float32, (6, 1000))
