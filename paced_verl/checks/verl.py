@@ -76,10 +76,16 @@ NOT_NEGATIVE = (
 POSITIVE = ("actor_rollout_ref.actor.grad_clip", "actor_rollout_ref.rollout.temperature")
 SHARES = ("actor_rollout_ref.rollout.gpu_memory_utilization", "actor_rollout_ref.rollout.top_p")
 DTYPES = ("fp32", "float32", "32", "bf16", "bfloat16", "fp16", "float16", "16")
+LOAD_FORMATS = (
+    "auto", "hf", "bitsandbytes", "dummy", "fastsafetensors", "instanttensor", "mistral", "modelexpress", "npcache",
+    "pt", "runai_streamer", "runai_streamer_sharded", "safetensors", "sharded_state", "tensorizer",
+)  # fmt: skip
+"""vLLM's own; its module takes seconds to import."""
 WORDS = {
     "data.truncation": ("error", "left", "right", "middle"),
     "trainer.resume_mode": ("auto", "disable", "resume_path"),
     "actor_rollout_ref.rollout.dtype": ("auto", "half", "float16", "bfloat16", "float", "float32"),
+    "actor_rollout_ref.rollout.load_format": LOAD_FORMATS,
     "actor_rollout_ref.actor.kl_loss_type": [
         kind + straight for kind in ("kl", "k1", "abs", "mse", "k2", "low_var_kl", "k3") for straight in ("", "+")
     ],

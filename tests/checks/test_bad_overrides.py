@@ -31,6 +31,7 @@ LATE = (
     (f"{ACTOR}.optim.lr_warmup_steps_ratio", "-1", "from 0 on"),
     (f"{ACTOR}.fsdp_config.model_dtype", "foo", "bf16"),
     (f"{ROLLOUT}.dtype", "foo", "bfloat16"),
+    (f"{ROLLOUT}.load_format", "foo", "safetensors"),
     (f"{ROLLOUT}.prompt_length", "7", "data.max_prompt_length"),
     (f"{ROLLOUT}.response_length", "7", "data.max_response_length"),
     (f"{TEACHER}.inference.gpu_memory_utilization", "0", "above 0"),
