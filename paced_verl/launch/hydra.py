@@ -67,6 +67,18 @@ def _set_hydra(config: DictConfig) -> None:
     HydraConfig.instance().set_config(config)
 
 
+def _launcher() -> str:
+    """The module that this process runs, by ``python -m`` or by its path; empty where that is not known."""
+    main = sys.modules["__main__"]
+    if spec := getattr(main, "__spec__", None):
+        return str(spec.name)
+    import verl
+
+    file, package = Path(getattr(main, "__file__", None) or "").resolve(), Path(verl.__file__).resolve().parent
+    inside = file.relative_to(package.parent).with_suffix("") if file.is_relative_to(package) else Path()
+    return ".".join(inside.parts)
+
+
 class PacedCallback(Callback):
     """Settles and checks a paced run where its configuration is composed, and says what will run.
 
@@ -76,10 +88,10 @@ class PacedCallback(Callback):
     """
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        module = getattr(sys.modules["__main__"], "__spec__", None)
-        if module is not None and module.name.startswith("verl.") and module.name != LAUNCHER:
+        module = _launcher()
+        if module.startswith("verl.") and module != LAUNCHER:
             raise SystemExit(
-                f"paced-verl: {module.name} runs trainers of its own, which know nothing of +paced. Launch with "
+                f"paced-verl: {module} runs trainers of its own, which know nothing of +paced. Launch with "
                 f"python -m {LAUNCHER}; trainer.v1.trainer_mode=paced_separate_async is asynchronous, too."
             )
         try:

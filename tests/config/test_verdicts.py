@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import verl
 from omegaconf import DictConfig, OmegaConf
 
 from paced_verl.checks import check
@@ -242,13 +243,15 @@ def test_several_runs_at_once_are_refused() -> None:
         PacedCallback().on_multirun_start(composed())
 
 
-def launch(module: str, *overrides: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", module, "+paced=two_stage", *overrides]
+def launch(module: str, *overrides: str, by_path: bool = False) -> subprocess.CompletedProcess[str]:
+    file = Path(verl.__file__).parents[1].joinpath(*module.split(".")).with_suffix(".py")
+    command = [sys.executable, *([str(file)] if by_path else ["-m", module]), "+paced=two_stage", *overrides]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
-def test_another_launcher_of_verls_is_refused() -> None:
-    result = launch("verl.experimental.one_step_off_policy.main_ppo")
+@pytest.mark.parametrize("by_path", [False, True])
+def test_another_launcher_of_verls_is_refused(by_path: bool) -> None:
+    result = launch("verl.experimental.one_step_off_policy.main_ppo", by_path=by_path)
     assert result.returncode != 0
     assert "verl.experimental.one_step_off_policy.main_ppo runs trainers of its own" in result.stderr
 
