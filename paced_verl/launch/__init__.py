@@ -1,0 +1,1 @@
+"""Before Ray: Hydra's callback, the plan, the doctor."""

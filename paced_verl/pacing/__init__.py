@@ -1,0 +1,1 @@
+"""Which prompts, how much each weighs, and when: numpy alone."""

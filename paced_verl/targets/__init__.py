@@ -1,0 +1,1 @@
+"""Stored teacher responses, and who writes them ahead of a run."""

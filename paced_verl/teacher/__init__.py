@@ -1,0 +1,1 @@
+"""Who teaches, what it sees, and how it is asked."""

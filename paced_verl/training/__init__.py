@@ -1,0 +1,1 @@
+"""What runs inside verl's processes: adapters, which decide nothing."""
