@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from paced_verl.errors import PacedError, nearest
+from paced_verl.registry import registered, registering
 
 Divergence = Callable[..., torch.Tensor]
 
@@ -43,15 +43,13 @@ def register_divergence(name: str) -> Callable[[Divergence], Divergence]:
     """
 
     def decorate(f: Divergence) -> Divergence:
-        if name in _REGISTRY:
-            raise ValueError(f"a divergence named {name!r} is already registered")
+        enter = registering(_REGISTRY, "divergence", name)
 
         @functools.wraps(f)
         def divergence(student: torch.Tensor, teacher: torch.Tensor, **params: Any) -> torch.Tensor:
             return f(_finite(student), _finite(teacher.detach()), **params)
 
-        _REGISTRY[name] = divergence
-        return divergence
+        return enter(divergence)
 
     return decorate
 
@@ -62,9 +60,7 @@ def get_divergence(name: str) -> Divergence:
     Raises:
         PacedError: if there is none; it gives the nearest name, or all there are.
     """
-    if name not in _REGISTRY:
-        raise PacedError(f"no divergence {name!r}. {nearest(name, sorted(_REGISTRY))}")
-    return _REGISTRY[name]
+    return registered(_REGISTRY, "divergence", name)
 
 
 def _finite(log_probs: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from paced_verl.errors import PacedError, nearest
+from paced_verl.registry import registered, registering
 
 TokenWeight = Callable[[Mapping[str, torch.Tensor], torch.Tensor, float], torch.Tensor]
 _REGISTRY: dict[str, TokenWeight] = {}
@@ -42,14 +42,7 @@ def register_token_weight(name: str) -> Callable[[TokenWeight], TokenWeight]:
     Raises:
         ValueError: The name is taken.
     """
-    if name in _REGISTRY:
-        raise ValueError(f"a token weight named {name!r} is already registered")
-
-    def register(function: TokenWeight) -> TokenWeight:
-        _REGISTRY[name] = function
-        return function
-
-    return register
+    return registering(_REGISTRY, "token weight", name)
 
 
 def get_token_weight(name: str) -> TokenWeight:
@@ -58,9 +51,7 @@ def get_token_weight(name: str) -> TokenWeight:
     Raises:
         PacedError: There is none; it gives the nearest name, or all there are.
     """
-    if name not in _REGISTRY:
-        raise PacedError(f"no token weight {name!r}. {nearest(name, sorted(_REGISTRY))}")
-    return _REGISTRY[name]
+    return registered(_REGISTRY, "token weight", name)
 
 
 @register_token_weight("tip")

@@ -8,17 +8,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from paced_verl.errors import PacedError, nearest
 from paced_verl.pacing.kernel import Kernel
 from paced_verl.pacing.pass_rates import PassRateTable
-from paced_verl.pacing.protocol import PromptSampler, SamplerSettings
+from paced_verl.pacing.protocol import IntArray, PromptSampler, SamplerSettings
+from paced_verl.registry import registered, registering
 
 _BLOCK = 256  # prompts that share one entry of the sums a draw searches
 _PART = 256 * _BLOCK  # prompts handled at once in a pass over all of them; its temporaries fit a core's cache
 _ROWS = 64  # blocks searched at once; their weights fit a core's cache
 _AHEAD = 1024  # positions of an epoch's order computed at once
 
-IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
 
@@ -305,15 +304,7 @@ def register_sampler(name: str) -> Callable[[MakeSampler], MakeSampler]:
     Raises:
         ValueError: The name is taken.
     """
-
-    if name in _POLICIES:
-        raise ValueError(f"a sampler named {name!r} is already registered")
-
-    def register(make: MakeSampler) -> MakeSampler:
-        _POLICIES[name] = make
-        return make
-
-    return register
+    return registering(_POLICIES, "sampler", name)
 
 
 def get_sampler(name: str) -> MakeSampler:
@@ -322,9 +313,7 @@ def get_sampler(name: str) -> MakeSampler:
     Raises:
         PacedError: Nobody has registered it.
     """
-    if name not in _POLICIES:
-        raise PacedError(f"no sampler is registered as {name!r}. {nearest(name, sorted(_POLICIES))}")
-    return _POLICIES[name]
+    return registered(_POLICIES, "sampler", name)
 
 
 @register_sampler("pass_rate")

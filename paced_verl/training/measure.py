@@ -16,7 +16,8 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.dataset.rl_dataset import collate_fn
 
 from paced_verl import fields
-from paced_verl.run.measure import Counts, IntArray
+from paced_verl.pacing.protocol import IntArray
+from paced_verl.run.measure import Counts
 from paced_verl.run.sessions import sessions
 from paced_verl.training.rows import correct_rows
 

@@ -40,8 +40,9 @@ from paced_verl.checks import check, check_length, resume
 from paced_verl.config import ConfigError
 from paced_verl.config.wiring import teacher_paths, wire
 from paced_verl.fingerprint import fingerprint_of, tokenizer_hash
+from paced_verl.pacing.protocol import IntArray
 from paced_verl.pacing.schedule import Stage
-from paced_verl.run.measure import Counts, IntArray
+from paced_verl.run.measure import Counts
 from paced_verl.run.outcomes import RefillLimit, Report
 from paced_verl.run.record import write_record
 from paced_verl.run.state import PacedState
@@ -110,11 +111,16 @@ class PacedTrainer(_Base):
             tokenizer_hash=tokenizer_hash(self.tokenizer),
             dataset=self.train_dataset,
             tokenizer=self.tokenizer,
-            history=Path(self.config.trainer.default_local_dir) / "paced" / "pass_rates",
+            history=self._run_folder / "pass_rates",
         )
         student = omega_conf_to_dataclass(self.config.actor_rollout_ref.model).hf_config
         self.state.targets.check(self.train_dataset, student.get_text_config().vocab_size)
         self.train_dataloader = self._new_dataloader()
+
+    @property
+    def _run_folder(self) -> Path:
+        """Where what is not of one checkpoint is kept."""
+        return Path(self.config.trainer.default_local_dir) / "paced"
 
     @property
     def _gen_batch_size(self) -> int:
@@ -240,9 +246,10 @@ class PacedTrainer(_Base):
     # ------------------------------------------------------------------ stages and pass rates
 
     def on_train_begin(self) -> None:
-        folder = Path(self.config.trainer.default_local_dir) / "paced"
         done = self.global_steps - 1  # verl counts the step that comes
-        write_record(folder, self.config, self.schedule, len(self.prompts), self.state.table.fingerprint, done)
+        write_record(
+            self._run_folder, self.config, self.schedule, len(self.prompts), self.state.table.fingerprint, done
+        )
         self._prepare(self.global_steps)  # asynchronous trainers draw their first prompts here
         super().on_train_begin()
 

@@ -15,8 +15,8 @@ from paced_verl.config import PacedConfig
 from paced_verl.pacing import sampler as samplers
 from paced_verl.pacing.kernel import Kernel
 from paced_verl.pacing.pass_rates import PassRateTable
-from paced_verl.pacing.protocol import PromptSampler, SamplerSettings
-from paced_verl.run.measure import Counts, IntArray
+from paced_verl.pacing.protocol import IntArray, PromptSampler, SamplerSettings
+from paced_verl.run.measure import Counts
 from paced_verl.run.outcomes import Outcome, Report
 from paced_verl.run.state import PacedState
 from tests.run.test_step_rows import step_rows
