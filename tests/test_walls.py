@@ -26,7 +26,7 @@ MAY: dict[str, set[str]] = {
     "checks": {"config", "pacing", "targets", "teacher"},
     "training": {"checks", "config", "divergence", "pacing", "run", "targets", "teacher"},
     "advantage": {"checks", "config", "divergence", "pacing"},
-    "launch": {"advantage", "checks", "config", "pacing", "training"},
+    "launch": {"advantage", "checks", "config", "cpu", "pacing", "training"},
     "evaluate": {"launch", "pacing"},
     "report": {"pacing"},
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import traceback
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from paced_verl.errors import PacedError
 
@@ -79,6 +80,20 @@ def _launcher() -> str:
     return ".".join(inside.parts)
 
 
+def _fork_workers(config: DictConfig) -> None:
+    """On a CPU machine that is the whole cluster, have Ray's workers forked off one process that has all imports."""
+    settings = config.ray_kwargs.get("ray_init") or {}
+    own = settings.get("runtime_env") or {}
+    elsewhere = os.environ.get("RAY_ADDRESS") or settings.get("address")
+    if os.environ.get("VERL_PLATFORM") != "cpu" or elsewhere or own.get("py_executable"):
+        return
+    from paced_verl.cpu import forked_python
+
+    python = f"{shlex.quote(sys.executable)} -IS {shlex.quote(forked_python.__file__)}"
+    with read_write(config), open_dict(config):
+        OmegaConf.update(config, "ray_kwargs.ray_init.runtime_env.py_executable", python)
+
+
 class PacedCallback(Callback):
     """Settles and checks a paced run where its configuration is composed, and says what will run.
 
@@ -102,6 +117,7 @@ class PacedCallback(Callback):
             load()
             if "hydra" in config:  # not where somebody else composed it
                 _set_hydra(config)
+            _fork_workers(config)
             plan = describe(config)
             refuse(device(config))
             print(plan, flush=True)

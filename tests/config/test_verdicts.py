@@ -238,6 +238,26 @@ def test_whatever_goes_wrong_in_a_check_ends_the_launcher(monkeypatch: pytest.Mo
     assert "Nothing was started" in str(stop.value)
 
 
+@pytest.mark.parametrize(
+    ("platform", "override", "forked"),
+    [
+        ("cpu", "", True),
+        ("", "", False),
+        ("cpu", "+ray_kwargs.ray_init.address=auto", False),
+        ("cpu", "+ray_kwargs.ray_init.runtime_env.py_executable=python", False),
+    ],
+)
+def test_workers_of_a_cpu_machine_are_forked_unless_ray_is_not_ours(
+    monkeypatch: pytest.MonkeyPatch, platform: str, override: str, forked: bool
+) -> None:
+    monkeypatch.setenv("VERL_PLATFORM", platform)
+    monkeypatch.setattr("paced_verl.launch.hydra.describe", lambda config: "")
+    config = composed(f"trainer.device={platform or 'cuda'}", *[override] * bool(override))
+    PacedCallback().on_run_start(config)
+    python = OmegaConf.select(config, "ray_kwargs.ray_init.runtime_env.py_executable") or ""
+    assert ("forked_python.py" in python) is forked
+
+
 def test_several_runs_at_once_are_refused() -> None:
     with pytest.raises(SystemExit, match="--multirun"):
         PacedCallback().on_multirun_start(composed())
