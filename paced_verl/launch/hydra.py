@@ -80,7 +80,7 @@ def _launcher() -> str:
     return ".".join(inside.parts)
 
 
-def _fork_workers(config: DictConfig) -> None:
+def fork_workers(config: DictConfig) -> None:
     """On a CPU machine that is the whole cluster, have Ray's workers forked off one process that has all imports."""
     settings = config.ray_kwargs.get("ray_init") or {}
     own = settings.get("runtime_env") or {}
@@ -117,7 +117,7 @@ class PacedCallback(Callback):
             load()
             if "hydra" in config:  # not where somebody else composed it
                 _set_hydra(config)
-            _fork_workers(config)
+            fork_workers(config)
             plan = describe(config)
             refuse(device(config))
             print(plan, flush=True)

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig, open_dict
 from tensordict import TensorDict
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.distributed.tensor import DTensor
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id
@@ -123,12 +124,21 @@ class ReferenceTeacher:
     def head(self) -> torch.Tensor:
         """(V, hidden) weight of the output layer, whole on every rank, on the device, in the dtype it computes in."""
         if self._head is None:
-            with self.engine.eval_mode(), torch.no_grad():
+            with self.engine.eval_mode(), torch.no_grad(), self._whole_output_layer():
                 weight = cast(torch.Tensor, self._output_layer.weight)
                 # verl keeps forward-only parameters on the CPU, in the dtype of the files.
                 weight = weight.to(get_device_id(), self.engine._autocast_dtype)
                 self._head = (weight.full_tensor() if isinstance(weight, DTensor) else weight).detach().clone()
         return self._head
+
+    def _whole_output_layer(self) -> AbstractContextManager:
+        """Within it the output layer has its weight. FSDP (1) has freed it; FSDP2's can gather itself."""
+        root = self.engine.module
+        if not isinstance(root, FullyShardedDataParallel):
+            return nullcontext()
+        inner = [unit for unit in FullyShardedDataParallel.fsdp_modules(root) if unit is not root]
+        inside = any(self._output_layer in unit.modules() for unit in inner)  # gather no more than needed: the root
+        return FullyShardedDataParallel.summon_full_params(root, recurse=inside, writeback=False)
 
     def answer(self, data: TensorDict) -> TensorDict | None:
         """The teacher's fields of a batch, at the student's positions; rows that train nothing are not computed.
@@ -234,9 +244,13 @@ def _jagged(rows: list[torch.Tensor]) -> torch.Tensor:
 
 
 def _reshard(module: torch.nn.Module) -> None:
-    # FSDP2 leaves the root's parameters gathered after a forward pass.
+    # FSDP leaves the root's parameters gathered after a forward pass, and computes the next with them.
     if isinstance(module, FSDPModule):
         module.reshard()
+    elif isinstance(module, FullyShardedDataParallel):
+        handle = module._handle
+        if module._is_root and handle and handle.uses_sharded_strategy:  # _is_root: it has run
+            handle.reshard(True)
 
 
 def _local(parameter: torch.Tensor) -> torch.Tensor:

@@ -1,14 +1,24 @@
-"""The teacher's log-probabilities of a response, from vLLM servers: verl's teacher pool, or the student's own."""
+"""vLLM servers that score a response and write one: verl's teacher pool, and the student's own.
+
+A run's trainer starts them; ``start`` does without one, for what measures models and trains none.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import copy
+from dataclasses import dataclass
+from typing import Any, cast
 from uuid import uuid4
 
+import ray
 import torch
+from omegaconf import DictConfig, OmegaConf, open_dict
+from verl.experimental.teacher_loop import MultiTeacherModelManager
 from verl.experimental.teacher_loop.teacher_manager import AsyncTeacherLLMServerManager
-from verl.workers.rollout.llm_server import LLMServerClient
+from verl.single_controller.ray.base import ResourcePoolManager
+from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
+from verl.workers.rollout.llm_server import LLMServerClient, LLMServerManager
 from verl.workers.rollout.replica import TokenOutput
 
 from paced_verl.teacher.positions import TopK
@@ -94,3 +104,59 @@ class StudentServers:
         """See :class:`~paced_verl.teacher.protocol.Teacher`."""
         answer = await self.client.generate(request_id=uuid4().hex, prompt_ids=prompt_ids, sampling_params=sampling)
         return list(answer.token_ids)
+
+
+@dataclass(frozen=True)
+class Servers:
+    """Servers of a student and its teachers that no trainer has started. They live as long as the Ray job.
+
+    Attributes:
+        teacher: None where ``paced.teacher.backend`` is another than ``server``.
+    """
+
+    student: StudentServers
+    teacher: TeacherServers | None
+
+
+def start(config: DictConfig) -> Servers:
+    """Start the vLLM servers of a settled configuration, and Ray with its ``ray_kwargs.ray_init`` if it does not run.
+
+    The student's take the GPUs that the trainer would have (or ``rollout.nnodes`` × ``rollout.n_gpus_per_node``, where
+    these are set), the teachers' those of ``distillation``.
+
+    Args:
+        config: verl's whole configuration, as :func:`~paced_verl.launch.hydra.describe` leaves it. It is not changed.
+
+    Raises:
+        ValueError: Ray has fewer GPUs than are asked for (verl's ``ResourcePoolManager``).
+    """
+    alone = without_trainer(config)
+    if not ray.is_initialized():
+        ray.init(**cast(dict[str, Any], OmegaConf.to_container(alone.ray_kwargs.ray_init)))
+    teacher = _start_teachers(alone) if alone.paced.teacher.backend == "server" else None
+    client = LLMServerManager.create(config=alone).get_client()
+    return Servers(StudentServers(client, alone.distillation.distillation_loss.topk), teacher)
+
+
+def _start_teachers(config: DictConfig) -> TeacherServers:
+    pool = [config.distillation.n_gpus_per_node] * config.distillation.nnodes
+    pools = ResourcePoolManager(resource_pool_spec={"teacher_pool": pool}, mapping={})
+    pools.create_resource_pool()
+    manager = MultiTeacherModelManager(config=config, resource_pool=pools.resource_pool_dict["teacher_pool"])
+    return TeacherServers(AsyncTeacherLLMServerManager(config, manager.get_client()))
+
+
+def without_trainer(config: DictConfig) -> DictConfig:
+    """A run's configuration, as its servers need it where no trainer hands them weights and places them."""
+    alone = copy.deepcopy(config)
+    rollout, loss = alone.actor_rollout_ref.rollout, alone.distillation.distillation_loss
+    with open_dict(alone):
+        rollout.load_format = "auto"  # verl's default leaves the weights to the trainer
+        if not rollout.nnodes:
+            rollout.nnodes, rollout.n_gpus_per_node = alone.trainer.nnodes, alone.trainer.n_gpus_per_node
+        vllm = rollout.engine_kwargs.setdefault("vllm", {})
+        vllm.max_logprobs = max(vllm.get("max_logprobs") or 0, loss.topk)
+        # As verl's run_ppo does before it starts Ray.
+        own = alone.ray_kwargs.ray_init.get("runtime_env") or {}
+        alone.ray_kwargs.ray_init.runtime_env = OmegaConf.merge(get_ppo_ray_runtime_env(alone), own)
+    return alone

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from verl.workers.rollout.llm_server import LLMServerClient
 from verl.workers.rollout.replica import TokenOutput
 
+from paced_verl.launch.hydra import compose, describe
 from paced_verl.teacher import servers
 from paced_verl.teacher.protocol import Media
 from paced_verl.teacher.servers import StudentServers
@@ -65,3 +66,37 @@ def test_a_server_that_never_scores_is_given_up_with_what_it_said() -> None:
         asyncio.run(StudentServers(server, topk=2).top_k([7, 8, 9], Media(), None))
     assert "those of 1 (stop_reason=aborted)" in str(told.value)
     assert len(server.asked) == servers.ATTEMPTS
+
+
+def composed(*overrides: str) -> DictConfig:
+    config = compose(["+paced=two_stage", "+machine=cpu", "actor_rollout_ref.model.path=student",
+                      "distillation.teacher_models.teacher_model.model_path=teacher", *overrides])  # fmt: skip
+    describe(config, files=False)
+    return config
+
+
+def test_without_a_trainer_the_servers_load_weights_and_take_its_gpus() -> None:
+    config = composed("trainer.n_gpus_per_node=2", "actor_rollout_ref.actor.ppo_mini_batch_size=64")
+    before = OmegaConf.to_container(config)
+    alone = servers.without_trainer(config)
+    assert OmegaConf.to_container(config) == before, "the run's own stays as it is"
+    rollout = alone.actor_rollout_ref.rollout
+    assert (config.actor_rollout_ref.rollout.load_format, rollout.load_format) == ("dummy", "auto")
+    assert (rollout.nnodes, rollout.n_gpus_per_node) == (1, 2)
+    assert rollout.engine_kwargs.vllm.max_logprobs == config.paced.teacher.topk == 64
+    variables = alone.ray_kwargs.ray_init.runtime_env.env_vars
+    assert variables.VLLM_LOGGING_LEVEL, "as verl's launcher has Ray's workers have it"
+
+
+def test_without_a_trainer_what_is_set_for_rollouts_of_their_own_stays() -> None:
+    alone = servers.without_trainer(
+        composed(
+            "actor_rollout_ref.rollout.nnodes=1",
+            "actor_rollout_ref.rollout.n_gpus_per_node=4",
+            "+actor_rollout_ref.rollout.engine_kwargs.vllm.max_logprobs=100",
+            "+ray_kwargs.ray_init.runtime_env.env_vars.VLLM_LOGGING_LEVEL=DEBUG",
+        )
+    )
+    rollout = alone.actor_rollout_ref.rollout
+    assert (rollout.n_gpus_per_node, rollout.engine_kwargs.vllm.max_logprobs) == (4, 100)
+    assert alone.ray_kwargs.ray_init.runtime_env.env_vars.VLLM_LOGGING_LEVEL == "DEBUG"
