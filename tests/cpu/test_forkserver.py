@@ -21,7 +21,7 @@ STUB = [sys.executable, "-IS", forked_python.__file__]
 SELF = """
 import json, os, sys
 told = dict(arguments=sys.argv, folder=os.getcwd(), path=sys.path[0], name=__name__, added=os.environ.get("ADDED"),
-            given=sys.stdin.read(), parent=os.getppid(), preloaded="colorsys" in sys.modules)
+            given=sys.stdin.read(), group=os.getpgrp(), parent=os.getppid(), preloaded="colorsys" in sys.modules)
 print(json.dumps(told))
 """
 
@@ -77,6 +77,17 @@ def test_it_ends_as_python_ends(server: psutil.Process, environment: dict[str, s
     forked, plain = (run([*python, "-c", code], environment) for python in (STUB, [sys.executable]))
     assert forked.returncode == plain.returncode
     assert forked.stderr.splitlines()[-1:] == plain.stderr.splitlines()[-1:]
+
+
+@pytest.mark.parametrize(
+    "names_itself", ["from setproctitle import setproctitle", "from ray._raylet import setproctitle"]
+)
+def test_it_can_name_itself_as_vllm_and_ray_do(
+    server: psutil.Process, environment: dict[str, str], names_itself: str
+) -> None:
+    code = f"{names_itself}; setproctitle('VLLM::EngineCore'); print(open('/proc/self/cmdline').read())"
+    done = run([*STUB, "-c", code], environment | {"RANK": "0"})
+    assert done.stdout.rstrip("\0\n ") == "VLLM::EngineCore", done.stderr
 
 
 def test_what_is_random_is_not_shared(server: psutil.Process, environment: dict[str, str]) -> None:
