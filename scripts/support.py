@@ -34,8 +34,8 @@ was looked at without one.
 | Triton kernels of the divergence | values in Triton's interpreter; compiled for sm_80, sm_90, sm_100 |
 | the whole-vocabulary divergence, `mm(out_dtype=float32)` | types and shapes, on tensors without numbers |
 | chunks of 256 MiB instead of 4 MiB | sizes of chunks change no value, on a CPU |
-| FSDP (1): `strategy: fsdp` | not at all; fsdp2 is what the launches run |
-| offloading of parameters and of the optimizer | not at all |
+| FSDP (1): `strategy: fsdp` | a teacher in the trainer's workers, two ranks of a CPU; launches run fsdp2 |
+| offloading of parameters and of the optimizer | in a launch, where it moves nothing; not under FSDP (1) |
 | NCCL for weight updates to servers (`separate_async`), and between ranks | gloo in its place |
 | flash-attn, Ulysses sequence parallelism | the loss's slices for a rank, in unit tests |
 | vLLM's CUDA engine, its sleep mode, tensor parallelism | vLLM's CPU engine, one process a server |

@@ -22,7 +22,7 @@ if [ "$what" != e2e ]; then
 fi
 if [ "$what" != fast ]; then
   rm -f outputs/e2e/launches.jsonl
-  # Two at a time: a start-up keeps one core busy and waits for the other. About 10 GB of memory each.
+  # Two at a time: a start-up keeps one core busy and waits for the other. About 5 GB of memory each.
   "$python" -m pytest -m e2e -n 2 --dist worksteal --durations=0
   "$python" scripts/support.py --check
 fi

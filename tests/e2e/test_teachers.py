@@ -80,6 +80,9 @@ def test_the_whole_vocabulary_with_divergences_of_every_kind(workplace: Workplac
         "actor_rollout_ref.ref.log_prob_use_dynamic_bsz=False",
         "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=4",
         "actor_rollout_ref.actor.loss_agg_mode=token-sum",
+        # On a CPU parameters stay where they are; that they are asked for before they are used is what this runs.
+        "actor_rollout_ref.actor.fsdp_config.param_offload=True",
+        "actor_rollout_ref.actor.fsdp_config.optimizer_offload=True",
         group="uniform",
         steps=5,
     )
