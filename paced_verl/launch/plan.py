@@ -104,6 +104,7 @@ class Plan:
             f"weight: {weight.kernel} {detail}, {weight.estimate} estimate, mean 1 over all prompts".replace(" ,", ",")
         )
         lines.append(f"pass rates: {self._estimates()}")
+        lines += self._price()
         lines += self._visits()
         sampler = paced.sampler
         unread = {verdict.key for verdict in self.verdicts}
@@ -158,6 +159,37 @@ class Plan:
             f"no rollouts, {rows} rows and teacher scorings per step; responses {origin}; "
             f"{rows * steps} scorings in the stage"
         )
+
+    def _price(self) -> list[str]:
+        """What the whole run generates and has scored, and a warning where most of it only measures pass rates."""
+        settings = self.paced.pass_rate
+        if self.schedule is None or self.prompts is None:
+            return []
+        rows = [(stage.responses, self.rows(stage) * (stage.last - stage.first + 1)) for stage in self.schedule.stages]
+        training = sum(count for responses, count in rows if responses == "student")
+        times = len(self.refreshes()) + settings.at_end
+        estimates = times * self.prompts * settings.samples
+        rollouts = estimates + training
+        share = f" ({estimates / rollouts:.0%})" if rollouts else ""
+        lines = [
+            f"whole run: {rollouts:,} rollouts, {estimates:,} of them{share} for estimates; at most "
+            f"{sum(count for _, count in rows):,} teacher scorings"
+        ]
+        if estimates > training:
+            lines.append(f"warning: more than half of the rollouts only measure pass rates; {self._cheaper(times)}")
+        return lines
+
+    def _cheaper(self, times: int) -> str:
+        """The setting that saves most of the estimates."""
+        settings = self.paced.pass_rate
+        if times > 1:
+            return "paced.pass_rate.refresh=start measures once, and from_training=true keeps up for free"
+        if settings.samples > 2:
+            return (
+                f"paced.pass_rate.samples={settings.samples // 2} halves them (with paced.weight.estimate=posterior, "
+                "which allows for few samples)"
+            )
+        return "paced.pass_rate.file=… takes those of an earlier run"
 
     def _visits(self) -> list[str]:
         """How often training sees each prompt, and a warning where its pass rate rests on too few of these visits."""

@@ -289,7 +289,28 @@ def test_the_plan_warns_where_pass_rates_rest_on_too_few_visits(
     text = str(Plan.of(config_of(folder, *overrides)))
     assert visits in text
     assert ("visits:" in text) == bool(visits)
-    assert ("warning:" in text) == warns
+    assert ("lags behind the student" in text) == warns
+
+
+@pytest.mark.parametrize(
+    ("overrides", "price", "cheaper"),
+    [
+        # 2 estimates of 12 prompts × 8 samples; stage 1 scores 5 × 4 rows, stage 2 samples and scores 5 × 8.
+        ([], "232 rollouts, 192 of them (83%) for estimates; at most 60 teacher scorings", "refresh=start"),
+        (["paced.pass_rate.refresh=start"], "136 rollouts, 96 of them (71%)", "samples=4 halves them"),
+        (["paced.pass_rate.refresh=start", "paced.pass_rate.at_end=true"], "232 rollouts, 192 of", "refresh=start"),
+        (["paced.pass_rate.refresh=start", "paced.pass_rate.samples=3"], "76 rollouts, 36 of them (47%)", ""),
+        (["paced.pass_rate.refresh=start", "paced.pass_rate.samples=2", "paced.schedule.1.responses=teacher"],
+         "24 rollouts, 24 of them (100%) for estimates; at most 40 teacher scorings", "paced.pass_rate.file=…"),
+    ],
+)  # fmt: skip
+def test_the_plan_says_what_estimates_cost_and_what_would_cost_less(
+    folder: Path, overrides: list[str], price: str, cheaper: str
+) -> None:
+    text = str(Plan.of(config_of(folder, *overrides)))
+    assert f"whole run: {price}" in text
+    warnings = [line for line in text.splitlines() if "only measure pass rates" in line]
+    assert [cheaper in line for line in warnings] == ([True] if cheaper else [])
 
 
 @pytest.mark.parametrize("group", ["two_stage", "forward_kl", "reverse_kl", "uniform", "hard_filter"])
