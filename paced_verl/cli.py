@@ -17,6 +17,8 @@ pass_rates = typer.Typer(no_args_is_help=True, help="Look at pass-rate tables.")
 app.add_typer(pass_rates, name="pass-rates")
 evaluation = typer.Typer(no_args_is_help=True, help="What a distilled model gained, and what it forgot.")
 app.add_typer(evaluation, name="eval")
+diagnosis = typer.Typer(no_args_is_help=True, help="What can be known before a run is paid for.")
+app.add_typer(diagnosis, name="diagnose")
 _Result = TypeVar("_Result")
 
 Overrides = Annotated[
@@ -83,6 +85,37 @@ def show(file: Annotated[Path, typer.Argument(help="A pass_rates.parquet, of a c
         share = count / max(1, seen.sum())
         histogram.add_row(f"{i / 10:.1f}–{(i + 1) / 10:.1f}", str(count), f"{share:.0%}", "█" * round(60 * share))
     _show(histogram)
+
+
+@diagnosis.command()
+def weights(
+    file: Annotated[Path, typer.Argument(help="A pass_rates.parquet, of a checkpoint or your own.")],
+    alpha: Annotated[float, typer.Option(help="Exponent of p.", min=0)] = 1.0,
+    beta: Annotated[float, typer.Option(help="Exponent of 1 − p.", min=0)] = 1.0,
+) -> None:
+    """Say what a table implies: weights, what a sampler saves, and what fewer samples a prompt would give."""
+    from paced_verl.diagnostics.weights import diagnose
+    from paced_verl.pacing.pass_rates import PassRateTable
+
+    table = _or_exit(lambda: PassRateTable.load(file))
+    found = _or_exit(lambda: diagnose(table.successes, table.samples, alpha, beta))
+    a, b = found.prior
+    effective = ", ".join(f"{share:.0%} with the {name} estimate" for name, share in found.effective_share.items())
+    _say(
+        f"{found.prompts} prompts, {found.samples:.1f} samples each; {found.zero_share:.0%} weigh 0 "
+        f"(paced.weight.estimate=posterior: none)\npass rates are distributed like Beta({a:.2f}, {b:.2f})\n"
+        f"effective share of the prompts: {effective}"
+    )
+    moments = found.exponents
+    _say(f"exponents by moments: {moments if isinstance(moments, str) else 'α={:.2f}, β={:.2f}'.format(*moments)}")
+    powers = Table("paced.sampler.power", "rows for the same variance", "saved")
+    for power, rows in found.rows.items():
+        powers.add_row(f"{power:g}", f"{rows:.2f}", f"{1 - rows / found.rows[0.0]:.0%}")
+    _show(powers)
+    prices = Table("samples a prompt", "rollouts", "efficiency, empirical", "efficiency, posterior")
+    for price in found.prices:
+        prices.add_row(str(price.samples), str(price.rollouts), f"{price.empirical:.0%}", f"{price.posterior:.0%}")
+    _show(prices)
 
 
 @evaluation.command()
