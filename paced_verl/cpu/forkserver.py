@@ -149,18 +149,19 @@ class Server:
     def serve(self) -> Job | None:
         """Serve as long as it shall, then return None; and in every process that is forked, return its job."""
         while True:
-            for key, _ in self._selector.select():
-                file = key.fileobj
-                if file == self._alive:
-                    return None
-                if file is self._listening:
-                    self._accept()
-                elif isinstance(file, int):
-                    self._report(file)
-                elif file in self._running:
-                    self._end(file)
-                elif job := self._fork(cast(socket.socket, file)):
-                    return job
+            # One at a time: what is done for one may close the file that the next is of.
+            key, _ = self._selector.select()[0]
+            file = key.fileobj
+            if file == self._alive:
+                return None
+            if file is self._listening:
+                self._accept()
+            elif isinstance(file, int):
+                self._report(file)
+            elif file in self._running:
+                self._end(cast(socket.socket, file))
+            elif job := self._fork(cast(socket.socket, file)):
+                return job
 
     def _accept(self) -> None:
         client, _ = self._listening.accept()
@@ -188,7 +189,8 @@ class Server:
         ended = os.pidfd_open(pid)
         self._running[client], self._ended[ended] = pid, client
         self._selector.register(ended, selectors.EVENT_READ)
-        client.send(str(pid).encode())
+        with contextlib.suppress(OSError):  # killed meanwhile, which is heard of next
+            client.send(str(pid).encode())
         return None
 
     def _report(self, ended: int) -> None:

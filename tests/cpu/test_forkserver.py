@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -133,6 +133,13 @@ def started(process: subprocess.Popen) -> psutil.Process:
     return psutil.Process(int(process.stdout.readline()))
 
 
+def wait_for(moment: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not moment():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 SLEEPS = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
 
 
@@ -153,6 +160,24 @@ def test_a_forked_process_that_is_killed_ends_what_stands_for_it(
     stub = subprocess.Popen([*STUB, "-c", SLEEPS], env=environment, stdout=subprocess.PIPE, text=True)
     started(stub).kill()
     assert stub.wait(10) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("first", ["the forked process", "what stands for it"])
+def test_the_server_outlives_processes_that_die_together_with_what_stands_for_them(
+    server: psutil.Process, environment: dict[str, str], first: str
+) -> None:
+    """As Ray ends a worker, with its whole process group: the server hears of both at once, in either order."""
+    stub = subprocess.Popen([*STUB, "-c", SLEEPS], env=environment, stdout=subprocess.PIPE, text=True)
+    forked = started(stub)
+    server.suspend()
+    both = [forked, psutil.Process(stub.pid)]
+    for killed in both if first == "the forked process" else reversed(both):
+        killed.kill()
+        wait_for(lambda killed=killed: killed.status() == psutil.STATUS_ZOMBIE)
+    server.resume()
+    assert stub.wait(10) == -signal.SIGKILL
+    forked.wait(10)
+    assert json.loads(run([*STUB, "-c", SELF], environment, input="").stdout)["parent"] == server.pid
 
 
 @pytest.mark.parametrize(
@@ -179,7 +204,4 @@ def test_a_thread_that_an_import_started_is_found() -> None:
 def test_the_server_ends_with_ray(server: psutil.Process, raylet: subprocess.Popen) -> None:
     assert server.is_running()
     raylet.kill()
-    deadline = time.monotonic() + 10
-    while server.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert server.status() == psutil.STATUS_ZOMBIE
+    wait_for(lambda: server.status() == psutil.STATUS_ZOMBIE)
