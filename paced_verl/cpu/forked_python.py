@@ -67,10 +67,15 @@ def open_files() -> list[int]:
 def request(server: socket.socket, arguments: list[str]) -> int | None:
     """Ask for a process; its id, or None where the server declines or is gone."""
     files = open_files()
-    wanted = {"arguments": arguments, "environment": dict(os.environ), "folder": os.getcwd(), "files": files}
-    message = json.dumps(wanted | {"group": os.getpgrp()})
+    wanted = {
+        "arguments": arguments,
+        "environment": dict(os.environ),
+        "folder": os.getcwd(),
+        "group": os.getpgrp(),
+        "files": files,
+    }
     try:
-        socket.send_fds(server, [message.encode()], files)
+        socket.send_fds(server, [json.dumps(wanted).encode()], files)
         answer = server.recv(64)
     except OSError:
         return None

@@ -69,8 +69,7 @@ class Job:
         if not message:
             return None
         wanted = json.loads(message)
-        files = dict(zip(wanted["files"], here, strict=True))
-        return Job(wanted["arguments"], wanted["environment"], wanted["folder"], wanted["group"], files)
+        return Job(**wanted | {"files": dict(zip(wanted["files"], here, strict=True))})
 
     @property
     def script(self) -> list[str]:
