@@ -25,9 +25,10 @@ class Memory:
 
 
 class Share:
-    """A regression without features: the share of successes."""
+    """A regression without features, the share of successes, that takes no rows without weight."""
 
     def fit(self, features, label, sample_weight):
+        assert np.all(sample_weight > 0)
         self.rate = (label * sample_weight).sum() / sample_weight.sum()
 
     def predict_proba(self, features):
