@@ -36,7 +36,8 @@ def test_responses_come_as_often_as_they_are_probable(tokenizer, monkeypatch) ->
 
 
 def test_every_way_to_work_out_a_sum_is_right_and_all_orders_come(tokenizer) -> None:
-    problem, rng = next(stream(ONE_LENGTH, 3)), np.random.default_rng(0)
+    subtractions = (problem for problem in stream(ONE_LENGTH, 3) if "-" in problem["metadata"]["expression"])
+    problem, rng = next(subtractions), np.random.default_rng(0)
     written = {solution(problem, rng) for _ in range(300)}
     assert len(written) == 7  # 3! orders, and the answer alone
     assert all(right(tokenizer, problem, tuple(tokenizer(text)["input_ids"])) for text in written)
