@@ -13,7 +13,7 @@ from paced_verl.config.base import Block, Exponent, Fraction, Number, PriorCount
 from paced_verl.pacing.instructions import Route
 from paced_verl.pacing.kernel import Kernel, fit_exponents, fit_prior
 from paced_verl.pacing.pass_rates import PassRateTable
-from paced_verl.pacing.sampler import get_sampler
+from paced_verl.pacing.policies import get_sampler
 from paced_verl.teacher.context import TeacherContext
 
 
@@ -127,7 +127,7 @@ class SamplerConfig(Block):
     """Which prompts come next. ``power`` γ draws q ∝ w^γ and leaves w^(1−γ) to the loss: same expected gradient."""
 
     policy: Annotated[Text, AfterValidator(_sampler)] = "pass_rate"
-    """Who draws: ``pass_rate``, or a name given to :func:`paced_verl.pacing.sampler.register_sampler`."""
+    """Who draws: ``pass_rate``, or a name given to :func:`paced_verl.pacing.policies.register_sampler`."""
     power: Annotated[Number, Field(ge=0, le=10)] = 0.0
     explore: Fraction = 0.0
     skip_zero_weight: StrictBool = True

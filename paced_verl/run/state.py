@@ -20,8 +20,8 @@ from paced_verl.fingerprint import prompt_hash
 from paced_verl.pacing.instructions import row_instructions
 from paced_verl.pacing.kernel import weights_by_successes
 from paced_verl.pacing.pass_rates import PassRateTable
+from paced_verl.pacing.policies import get_sampler
 from paced_verl.pacing.protocol import IntArray, PromptSampler, SamplerSettings
-from paced_verl.pacing.sampler import get_sampler
 from paced_verl.pacing.schedule import Schedule, Stage, refresh_due
 from paced_verl.run.measure import Measure
 from paced_verl.run.outcomes import Report

@@ -12,7 +12,7 @@ import pytest
 
 from paced_verl import fields
 from paced_verl.config import PacedConfig
-from paced_verl.pacing import sampler as samplers
+from paced_verl.pacing import policies
 from paced_verl.pacing.kernel import Kernel
 from paced_verl.pacing.pass_rates import PassRateTable
 from paced_verl.pacing.protocol import IntArray, PromptSampler, SamplerSettings
@@ -242,7 +242,7 @@ def in_order(table: PassRateTable, kernel: Kernel, settings: SamplerSettings) ->
 
 
 def test_a_sampler_of_another_kind_is_put_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(samplers, "_POLICIES", samplers._POLICIES | {"in_order": in_order})
+    monkeypatch.setattr(policies, "_POLICIES", policies._POLICIES | {"in_order": in_order})
     run = Run(tmp_path, sampler={"policy": "in_order"})
     steps = [run.step(step) for step in range(1, 6)]
     assert [told["prompts"] for told in steps[:3]] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
