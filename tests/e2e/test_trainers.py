@@ -44,9 +44,10 @@ def test_rollouts_that_go_on_in_the_next_step(workplace: Workplace) -> None:
     sampler = PassRateSampler(PassRateTable(64), Kernel("uniform"), power=0.0, explore=0.0, seed=0, epoch_size=64)
     trained = [prompt for step in range(1, 7) for prompt in workplace.prompts_trained(step)]
     assert len(set(trained)) == len(trained) == 48
-    assert set(trained) | queued(workplace.checkpoints / "global_step_6") == set(islice(sampler, 56))
+    drawn = set(islice(sampler, 56))
+    assert set(trained) | queued(workplace.checkpoints / "global_step_6") == drawn
     measured = PassRateTable.load(workplace.checkpoints / "global_step_6" / "paced" / "pass_rates.parquet")
-    assert set(islice(sampler, 56)) <= set(np.flatnonzero(measured.last_seen >= 0).tolist()), "before it was drawn"
+    assert drawn <= set(np.flatnonzero(measured.last_seen >= 0).tolist()), "before it was drawn"
 
 
 def queued(checkpoint: Path) -> set[int]:
