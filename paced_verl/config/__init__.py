@@ -86,6 +86,23 @@ class PacedConfig(Block):
             )
         return self
 
+    @model_validator(mode="after")
+    def _knows_the_teacher(self) -> PacedConfig:
+        if self.weight.teacher is None:
+            return self
+        if self.sampler.policy != "pass_rate":
+            raise ValueError(
+                f"weight.teacher: {self.weight.teacher} is read by sampler.policy: pass_rate, not by "
+                f"{self.sampler.policy}, which weighs for itself"
+            )
+        writes = any(stage.responses == "teacher" for stage in self.schedule)
+        if not (writes or self.targets.file or self.pass_rate.teacher_samples):
+            raise ValueError(
+                f"weight.teacher: {self.weight.teacher} needs responses of the teacher, and no stage trains on any; "
+                "set pass_rate.teacher_samples, such as 4, or targets.file (written by `paced-verl targets`)"
+            )
+        return self
+
     @classmethod
     def parse(cls, block: Any) -> PacedConfig:
         """Check the block; see :meth:`Block.read`."""

@@ -60,6 +60,8 @@ class WeightConfig(KernelConfig):
     """``moments`` takes α and β from the table's mean and variance instead of from the keys above."""
     source: Literal["table", "group"] = "table"
     """``table``: the pass rate known when the prompt is drawn. ``group``: that of the step's own rollouts of it."""
+    teacher: Literal["gate", "min", "product"] | None = None
+    """What the teacher's own pass rate makes of the weight: :class:`paced_verl.pacing.reliability.Reliability`."""
 
     @model_validator(mode="after")
     def _consistent(self) -> WeightConfig:
@@ -67,12 +69,16 @@ class WeightConfig(KernelConfig):
             raise ValueError(f"fit: {self.fit} sets the exponents of kernel: beta, not of kernel: {self.kernel}")
         if self.source == "group" and (self.fit or (self.estimate == "posterior" and self.prior is None)):
             raise ValueError("source: group fits nothing to a table: set alpha and beta, and prior for a posterior")
+        if self.source == "group" and self.teacher:
+            raise ValueError("source: group weighs by the step's own rollouts; teacher goes with source: table")
         return self
 
     @property
     def can_be_zero(self) -> bool:
         """Whether there are pass rates that weigh 0."""
-        return self.estimate == "empirical" and not self.to_kernel().of_rate(np.linspace(0, 1, 101)).all()
+        return self.teacher is not None or (
+            self.estimate == "empirical" and not self.to_kernel().of_rate(np.linspace(0, 1, 101)).all()
+        )
 
     def with_exponents(self, kernel: Kernel, table: PassRateTable) -> Kernel:
         """The kernel with the exponents that ``fit`` takes from a table; as it is without ``fit``.
@@ -113,6 +119,9 @@ class PassRateConfig(Block):
     """What an observation keeps of a prompt's older counts; 1 keeps them all, and lags behind a student that learns."""
     threshold: Number = 0.5
     """A response is correct from this score on (verl's ``acc`` where the reward function gives it, else the reward)."""
+    teacher_samples: Annotated[Whole, Field(ge=1, le=1024)] | None = None
+    """Responses of the teacher a prompt, judged when the prompt's own are measured for the first time; null: none are
+    asked for beside those that train."""
     file: Text | None = None
     """Start from this table instead of estimating at the start."""
 

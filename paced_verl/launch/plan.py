@@ -96,6 +96,9 @@ class Plan:
         lines.append(
             f"weight: {weight.kernel} {detail}, {weight.estimate} estimate, mean 1 over all prompts".replace(" ,", ",")
         )
+        if weight.teacher:
+            meaning = {"gate": "0 unless r ≥ 1/2", "product": "times r", "min": "no more than r times the largest"}
+            lines.append(f"teacher's own pass rate r: {weight.teacher}, {meaning[weight.teacher]}; {self._judged()}")
         lines.append(f"pass rates: {self._estimates()}")
         lines += self._price()
         lines += self._visits()
@@ -177,6 +180,17 @@ class Plan:
                 "the student; only another estimate helps (paced.pass_rate.refresh=every)"
             )
         return lines if any(student) else []
+
+    def _judged(self) -> str:
+        """Which responses of the teacher its own pass rate is known from."""
+        paced = self.paced
+        sampled = (
+            f"{paced.pass_rate.teacher_samples} of its responses a prompt" if paced.pass_rate.teacher_samples else ""
+        )
+        stored = paced.targets.file or ""
+        writes = any(stage.responses == "teacher" for stage in paced.schedule)
+        sources = [source for source in (stored, sampled, "what it writes to train on" if writes else "") if source]
+        return f"known from {', '.join(sources)}"
 
     def _estimates(self) -> str:
         settings, due = self.paced.pass_rate, self.refreshes()

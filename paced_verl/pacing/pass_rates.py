@@ -88,6 +88,14 @@ class PassRateTable:
             )
         return prompts.astype(np.int64, copy=False), k, n
 
+    def take_over(self, other: "PassRateTable") -> None:
+        """Hold another's counts, of the same prompts, from here on."""
+        for mine, theirs in zip(self._columns(), other._columns(), strict=True):
+            mine[:] = theirs
+
+    def _columns(self) -> tuple[npt.NDArray[Any], ...]:
+        return self.successes, self.samples, self.last_seen
+
     def rates(self, prompts: npt.NDArray[np.int64] | slice = slice(None)) -> npt.NDArray[np.float32]:
         """Pass rates float32 of these prompts, all by default; NaN for one without samples."""
         successes, samples = self.successes[prompts], self.samples[prompts]

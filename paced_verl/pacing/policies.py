@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 
 from paced_verl.pacing.kernel import Kernel
 from paced_verl.pacing.pass_rates import PassRateTable
@@ -41,7 +40,7 @@ def get_sampler(name: str) -> MakeSampler:
 @register_sampler("pass_rate")
 def pass_rate_sampler(table: PassRateTable, kernel: Kernel, settings: SamplerSettings) -> PassRateSampler:
     """The sampler of a run, by default."""
-    given = asdict(settings)
+    given = dict(vars(settings))
     del given["window"]
     if settings.window is None:
         return PassRateSampler(table, kernel, **given)

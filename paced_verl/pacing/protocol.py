@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from paced_verl.pacing.kernel import Kernel
 from paced_verl.pacing.pass_rates import PassRateTable
+from paced_verl.pacing.reliability import Reliability
 
 IntArray = npt.NDArray[np.int64]
 
@@ -86,6 +87,7 @@ class SamplerSettings:
         power, explore, seed: As ``paced.sampler`` has them.
         skip_zero_weight: Whether prompts of weight 0 may be left out.
         epoch_size: Prompts of a pass.
+        teacher: What the teacher's own pass rates make of a weight.
         window: Where prompts are measured when they are about to be drawn; the sampler is then a :class:`LooksAhead`.
     """
 
@@ -95,3 +97,4 @@ class SamplerSettings:
     skip_zero_weight: bool
     epoch_size: int
     window: Window | None = None
+    teacher: Reliability | None = None

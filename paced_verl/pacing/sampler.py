@@ -11,6 +11,7 @@ import numpy.typing as npt
 from paced_verl.pacing.kernel import Kernel
 from paced_verl.pacing.pass_rates import PassRateTable
 from paced_verl.pacing.protocol import IntArray
+from paced_verl.pacing.reliability import Reliability
 
 _BLOCK = 256  # prompts that share one entry of the sums a draw searches
 _PART = 256 * _BLOCK  # prompts handled at once in a pass over all of them; its temporaries fit a core's cache
@@ -32,6 +33,7 @@ class PassRateSampler:
     power γ > 0: m = w^γ, independent draws. γ = 1 puts all of the weight into the sampling.
     explore: share of draws that are uniform over all prompts, so that prompts of weight 0 are measured again.
     skip_zero_weight: do not draw prompts that would train nothing; a γ > 0 never draws them.
+    teacher: what the teacher's own pass rates make of w.
     epoch_size: number of prompts in one pass of ``iter()``, by default N. It is independent of the epochs at γ = 0: a
         multiple of the batch size keeps a ``drop_last`` loader from discarding prompts.
 
@@ -53,6 +55,7 @@ class PassRateSampler:
         skip_zero_weight: bool = True,
         seed: int = 0,
         epoch_size: int | None = None,
+        teacher: Reliability | None = None,
     ) -> None:
         if not 0 <= power < math.inf:
             raise ValueError(f"sampler: power must be >= 0, got {power}")
@@ -62,7 +65,7 @@ class PassRateSampler:
             raise ValueError(f"sampler: seed must be >= 0, got {seed}")
         if epoch_size is not None and epoch_size < 1:
             raise ValueError(f"sampler: epoch_size must be >= 1, got {epoch_size}")
-        self.table, self.kernel = table, kernel
+        self.table, self.kernel, self.teacher = table, kernel, teacher
         self.power, self.explore, self.skip_zero_weight, self.seed = power, explore, skip_zero_weight, seed
         self.size = len(table)
         self._epoch_size = epoch_size or self.size
@@ -82,10 +85,11 @@ class PassRateSampler:
         Raises ValueError if all weights are 0, or the table has another size.
         """
         self.kernel, self.table = kernel or self.kernel, table or self.table
+        self._peak = self.kernel.peak
         if len(self.table) != self.size:
             raise ValueError(f"sampler: the table has {len(self.table)} prompts, the sampler {self.size}")
         for part in self._parts():
-            self._weights[part] = self.kernel(self.table.successes[part], self.table.samples[part])
+            self._weights[part] = self._weigh(part)
             self._sum_blocks(slice(part.start // _BLOCK, -(-part.stop // _BLOCK)))
         self._sum_all()
         self._check_weights()
@@ -93,9 +97,14 @@ class PassRateSampler:
     def update(self, prompts: npt.ArrayLike) -> None:
         """Recompute the weights of these prompts, after ``table.observe``."""
         prompts = np.unique(np.asarray(prompts, np.int64))
-        self._weights[prompts] = self.kernel(self.table.successes[prompts], self.table.samples[prompts])
+        self._weights[prompts] = self._weigh(prompts)
         self._sum_blocks(np.unique(prompts // _BLOCK))
         self._sum_all()
+
+    def _weigh(self, prompts: IntArray | slice) -> FloatArray:
+        """w by the student's counts, and by the teacher's; NaN: not known."""
+        weights = self.kernel(self.table.successes[prompts], self.table.samples[prompts])
+        return weights if self.teacher is None else self.teacher(weights, prompts, self._peak)
 
     def draw(self, n: int) -> IntArray:
         """The next n prompts, int64[n]; the same as n times ``draw(1)``. Raises ValueError if all weights are 0."""
@@ -183,6 +192,7 @@ class PassRateSampler:
             "explore": self.explore,
             "skip_zero_weight": self.skip_zero_weight,
             "kernel": {**asdict(self.kernel), "prior": list(self.kernel.prior)},
+            "teacher": None if self.teacher is None else self.teacher.rule,
         }
 
     def metrics(self, step: int) -> dict[str, float]:

@@ -14,8 +14,13 @@ from paced_verl.pacing.kernel import Kernel
 from paced_verl.pacing.pass_rates import PassRateTable
 from paced_verl.pacing.policies import get_sampler
 from paced_verl.pacing.protocol import IntArray, LooksAhead, PromptSampler, SamplerSettings, Window
+from paced_verl.pacing.reliability import Reliability, wasted
 from paced_verl.pacing.schedule import Schedule, refresh_due
 from paced_verl.run.measure import Counts, Measure
+
+TEACHER_FILE = "teacher_pass_rates.parquet"
+WASTED, TEACHABLE = 0.5, 0.8
+"""A warning is due where more than so many prompts are hopeless, and the teacher solves more than so many of these."""
 
 
 class PassRates:
@@ -32,6 +37,7 @@ class PassRates:
         history: Folder for every estimate; ``None``: they are not kept.
 
     Attributes:
+        teacher: Counts of the teacher's own responses.
         last_refresh: The step before which all were last estimated (1 for a table from a file); ``None``: never.
     """
 
@@ -49,6 +55,7 @@ class PassRates:
     ):
         self.settings, self.weight, self.schedule, self.history = paced.pass_rate, paced.weight, schedule, history
         self.table = PassRateTable(prompts, self.settings.decay, fingerprint)
+        self.teacher = PassRateTable(prompts, fingerprint=fingerprint)
         self.kernel = self.weight.to_kernel()
         self.last_refresh: int | None = None
         self._fitted_to = 0  # prompts that had been measured when numbers were last fitted to them, with refresh: draw
@@ -60,6 +67,7 @@ class PassRates:
             seed=paced.sampler.seed,
             skip_zero_weight=paced.sampler.skip_zero_weight and not every_prompt,
             epoch_size=epoch_size,
+            teacher=Reliability(self.teacher, self.weight.teacher),
             window=Window(batch, self.settings.ahead, self.settings.max_age) if self.looks_ahead else None,
         )
         self.sampler: PromptSampler = get_sampler(paced.sampler.policy)(self.table, self.kernel, settings)
@@ -82,15 +90,19 @@ class PassRates:
     def estimate(self, step: int, measure: Measure) -> PassRateTable:
         """The pass rates of all prompts, with the weights that ``step`` starts from."""
         table = PassRateTable(len(self.table), self.settings.decay, self.table.fingerprint)
-        counts = self._timed(measure, np.arange(len(table)))
+        counts = self._timed(measure, np.arange(len(table)), step)
         table.observe(counts.prompts, counts.successes, counts.samples, step)
         self._keep(table, step - 1)
         print(f"[paced] pass rates before step {step}: {self._in_words(table)}", flush=True)
         return table
 
-    def _timed(self, measure: Measure, which: IntArray) -> Counts:
+    def _timed(self, measure: Measure, which: IntArray, step: int) -> Counts:
+        """The student's counts; the teacher's are taken up, where they are to be measured and are not known."""
         started = time.monotonic()
-        counts = measure(which, self.settings.samples)
+        counts, unjudged = measure(which, self.settings.samples), self.unjudged(which)
+        if unjudged.size:
+            assert self.settings.teacher_samples is not None
+            self.take_teacher(measure(unjudged, self.settings.teacher_samples, by="teacher"), step)
         self._add(len(which), time.monotonic() - started)
         return counts
 
@@ -121,6 +133,7 @@ class PassRates:
         self.kernel, self.table = self._fitted(table, strict=self.last_refresh is None), table
         self.last_refresh = step
         self.sampler.refresh(self.kernel, table)
+        self._warn_of_waste()
 
     def _fitted(self, table: PassRateTable, strict: bool) -> Kernel:
         """The kernel, with what the configuration leaves to the data; as it is where they say nothing, or an error."""
@@ -153,7 +166,7 @@ class PassRates:
         sampler, left = cast(LooksAhead, self.sampler), self._draws_left(step - 1)
         first = self.table.last_seen.max() < 0
         while len(missing := sampler.missing(step, draws)):
-            self.take(self._timed(measure, np.union1d(missing, sampler.ahead(step, left))), step)
+            self.take(self._timed(measure, np.union1d(missing, sampler.ahead(step, left)), step), step)
         if first:
             print(f"[paced] pass rates of what is drawn first: {self._in_words(self.table)}", flush=True)
 
@@ -167,15 +180,18 @@ class PassRates:
         """After those of a step, as far as no prompt is replaced."""
         return max(0, self.schedule.stages[-1].last - step) * self._batch
 
-    def take_ahead(self, counts: Counts, step: int, seconds: float) -> None:
+    def take_ahead(self, counts: Counts, teachers: Counts | None, step: int, seconds: float) -> None:
         """Take up what was measured while a step was rolled out.
 
         Args:
             counts: Of the prompts that :meth:`ahead` named.
+            teachers: The teacher's, of those of them that were :meth:`unjudged`.
             step: The step.
             seconds: What it made the step wait.
         """
         self._add(len(counts.prompts), seconds)
+        if teachers is not None:
+            self.take_teacher(teachers, step)
         self.take(counts, step)
 
     def take(self, counts: Counts, step: int) -> None:
@@ -186,8 +202,46 @@ class PassRates:
         if known >= max(1, 2 * self._fitted_to):
             self.kernel, self._fitted_to = self._fitted(self.table, strict=False), known
             self.sampler.refresh(self.kernel)
+            self._warn_of_waste()
         else:
             self.sampler.update(counts.prompts)
+
+    # ------------------------------------------------------------------ the teacher's own
+
+    def unjudged(self, which: IntArray) -> IntArray:
+        """Of these prompts, those of which the teacher is to write some and has written none."""
+        return which[self.teacher.last_seen[which] < 0] if self.settings.teacher_samples else which[:0]
+
+    def take_teacher(self, counts: Counts, step: int) -> None:
+        """Take up what was measured of the teacher."""
+        self.teacher.last_seen[counts.prompts] = step  # also where no response came
+        self.observe_teacher(counts.prompts, counts.successes, counts.samples, step)
+
+    def observe_teacher(self, prompts: IntArray, correct: IntArray, samples: IntArray, step: int) -> None:
+        """Count responses of the teacher, each entry a prompt, (R,) all."""
+        if prompts.size:
+            self.teacher.observe(prompts, correct, samples, step)
+            if self.weight.teacher is not None:
+                self.sampler.update(prompts)
+
+    def teacher_metrics(self) -> dict[str, float]:
+        """How often the teacher is right, over the prompts of which that is known."""
+        summary = self.teacher.summary()
+        if summary["unseen"] == 1:
+            return {}
+        return {"paced/teacher/pass_rate": summary["mean"], "paced/teacher/unjudged": summary["unseen"]}
+
+    def _warn_of_waste(self) -> None:
+        """Say so where many prompts are left out that the teacher could teach."""
+        weights = self.kernel(self.table.successes, self.table.samples)
+        share, solved = wasted(weights, self.table, self.teacher)
+        if share > WASTED and solved > TEACHABLE:
+            print(
+                f"[paced] warning: {share:.0%} of the prompts weigh 0 because the student solves them never, and the "
+                f"teacher solves {solved:.0%} of these: they could teach. paced.weight.estimate=posterior gives them a "
+                "small weight, paced.sampler.explore=0.1 looks again",
+                flush=True,
+            )
 
     # ------------------------------------------------------------------ a step's own rollouts
 
@@ -214,8 +268,9 @@ class PassRates:
         return fitted
 
     def save(self, file: Path, step: int) -> dict[str, Any]:
-        """Write the table as it is after a step; returns what else is to be kept, as JSON would hold it."""
+        """Write the tables as they are after a step; returns what else is to be kept, as JSON would hold it."""
         self.table.save(file)
+        self.teacher.save(file.with_name(TEACHER_FILE))
         if self.looks_ahead:
             self._keep(self.table, step)
         return {"last_refresh": self.last_refresh, "fitted": self.fitted, "fitted_to": self._fitted_to}
@@ -231,4 +286,5 @@ class PassRates:
             fitted["prior"] = tuple(fitted["prior"])
         self.last_refresh, self._fitted_to = state["last_refresh"], state["fitted_to"]
         self.table, self.kernel = self._load(file), dataclasses.replace(self.kernel, **fitted)
+        self.teacher.take_over(self._load(file.with_name(TEACHER_FILE)))
         self.sampler.refresh(self.kernel, self.table)

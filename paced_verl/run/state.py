@@ -99,6 +99,7 @@ class PacedState:
         )
         if paced.targets.file is not None and Path(paced.targets.file).exists():
             self.targets.load(paced.targets.file)
+            self.rates.observe_teacher(*self.targets.outcomes(), step=0)
 
     # ------------------------------------------------------------------ a step
 
@@ -149,8 +150,9 @@ class PacedState:
             step: The step that trains it.
         """
         by_student = np.array([self.schedule.stages[stage].responses == "student" for stage in rows.stages.tolist()])
-        self._store_targets(rows, ~by_student)
         last = rows.sessions.last
+        self._judge_teacher(rows, last & ~by_student, step)
+        self._store_targets(rows, ~by_student)
         if self.paced.pass_rate.from_training:
             self._observe(rows, report, last & by_student, step)
         amounts = {
@@ -170,6 +172,7 @@ class PacedState:
             "paced/stage": float(self.schedule.at(step).index + 1),
             "paced/targets/stored": float(len(self.targets)),
             **self.rates.sampler.metrics(step),
+            **self.rates.teacher_metrics(),
         }
         return Learnt(values, amounts | self.rates.pop_amounts())
 
@@ -182,6 +185,14 @@ class PacedState:
             prompts, correct, samples = np.array(seen, np.int64).reshape(-1, 3).T
         self.rates.observe(prompts, correct, samples, step)
 
+    def _judge_teacher(self, rows: StepRows, written: np.ndarray, step: int) -> None:
+        """Count the responses of a teacher whose prompts it had none judged of, with the tries they took."""
+        gave_up = rows.asked["gave_up"].astype(bool)
+        tries = np.maximum(rows.asked["tries"].astype(np.int64), 1)  # a stored response was tried once at least
+        new = written & (gave_up | (rows.weight > 0)) & (self.rates.teacher.samples[rows.prompts] == 0)
+        correct = (rows.correct & ~gave_up).astype(np.int64)
+        self.rates.observe_teacher(rows.prompts[new], correct[new], tries[new], step)
+
     def _store_targets(self, rows: StepRows, written: np.ndarray) -> None:
         """Keep the responses that a teacher has written."""
         gave_up = rows.asked["gave_up"].astype(bool)
@@ -190,7 +201,9 @@ class PacedState:
             if prompt not in self.targets and (gave_up[i] or rows.weight[i] > 0):
                 ids = () if gave_up[i] else tuple(rows.responses[i].tolist())
                 text = self.tokenizer.decode(ids, skip_special_tokens=True)
-                self.targets.add(prompt, Target(ids, text, bool(rows.correct[i]), prompt_hash(rows.messages[i])))
+                tries = max(1, int(rows.asked["tries"][i]))
+                correct, hashed = bool(rows.correct[i]), prompt_hash(rows.messages[i])
+                self.targets.add(prompt, Target(ids, text, correct, hashed, tries))
 
     # ------------------------------------------------------------------ checkpoints
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from paced_verl.atomic import replacing
 from paced_verl.errors import PacedError
@@ -33,6 +34,8 @@ class Target:
     response: str = ""
     correct: bool | None = None
     prompt_hash: str = ""
+    tries: int = 1
+    """Responses that were written until this one was kept, or none."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +81,17 @@ class TargetStore:
 
     def __getitem__(self, prompt: int) -> Target:
         row = self._rows[prompt]
-        return Target(tuple(row.token_ids.tolist()), row.response.decode(), row.correct, row.prompt_hash)
+        return Target(tuple(row.token_ids.tolist()), row.response.decode(), row.correct, row.prompt_hash, row.tries)
 
     def has_response(self, prompt: int) -> bool:
         """Whether there is a response, and not only the knowledge that none could be had."""
         return prompt in self._rows and len(self._rows[prompt].token_ids) > 0
+
+    def outcomes(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Prompts whose response was judged, how many of its tries are correct (0 or 1), and its tries: int64 (R,)."""
+        judged = [(prompt, row.correct, row.tries) for prompt, row in self._rows.items() if row.correct is not None]
+        prompts, correct, tries = np.array(judged, np.int64).reshape(-1, 3).T
+        return prompts, correct, tries
 
     @property
     def responses(self) -> int:
@@ -92,7 +101,7 @@ class TargetStore:
     def add(self, prompt: int, target: Target) -> None:
         """Store a response; a later one for the same prompt replaces it."""
         ids = np.array(target.token_ids, np.int32)
-        self._rows[prompt] = Row(ids, target.response.encode(), target.correct, target.prompt_hash)
+        self._rows[prompt] = Row(ids, target.response.encode(), target.correct, target.prompt_hash, target.tries)
         self._unsaved.add(prompt)
 
     def get(self, prompt: int, messages: Sequence[Mapping[str, Any]]) -> Target | None:

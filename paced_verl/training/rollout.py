@@ -109,6 +109,10 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
                     "top_p": 1.0,
                     "top_k": -1,
                 }
+            if row.get(fields.BY_TEACHER):
+                response_ids, _ = await self._ask_for_response(row)
+                output = self._as_output(self.prompts.student(row), response_ids, row)
+                return await self._agent_loop_postprocess(output, trajectory["validate"], **row)
             if fields.STAGE not in row:
                 return await super()._run_agent_loop(
                     sampling_params, trajectory, agent_name=agent_name, trace=trace, **row
@@ -152,7 +156,9 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
             return self._nothing(prompt_ids, row)
         started = time.monotonic()
         for _ in range(self.paced.targets.attempts):
-            output = self._as_output(prompt_ids, await self._ask_for_response(row), row)
+            response_ids, tokens = await self._ask_for_response(row)
+            fields.count(row, tokens=tokens, tries=1)
+            output = self._as_output(prompt_ids, response_ids, row)
             if self.paced.targets.keep == "correct":
                 await self._compute_score([output], kwargs=row)
             if self.paced.targets.keep == "all" or self._is_correct(output):
@@ -162,7 +168,8 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
         fields.count(row, seconds=time.monotonic() - started)
         return output
 
-    async def _ask_for_response(self, row: dict[str, Any]) -> list[int]:
+    async def _ask_for_response(self, row: dict[str, Any]) -> tuple[list[int], int]:
+        """A response of the teacher, and the tokens that it read and wrote for it."""
         assert self.teacher is not None, "checks: a reference-worker teacher writes nothing"
         prompt_ids = self.prompts.teacher(row, self._context(row))
         sampling = {
@@ -171,8 +178,7 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
             "top_p": self.paced.targets.top_p,
         }
         response_ids = await self.teacher.respond(prompt_ids, sampling, self._routing_key(row))
-        fields.count(row, tokens=len(prompt_ids) + len(response_ids))
-        return response_ids
+        return response_ids, len(prompt_ids) + len(response_ids)
 
     def _is_correct(self, output: AgentLoopOutput) -> bool:
         assert output.reward_score is not None, "scored before it is judged"
@@ -279,7 +285,7 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
         return {"rollout": rollout}
 
     def _context(self, row: dict[str, Any]) -> TeacherContext:
-        if row[fields.SELF]:
+        if row.get(fields.SELF):
             assert self.paced.route is not None
             return self.contexts[self.paced.route.context]
         context = self.paced.teacher.context

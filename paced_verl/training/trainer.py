@@ -41,7 +41,7 @@ from paced_verl.config import ConfigError
 from paced_verl.config.wiring import teacher_paths, wire
 from paced_verl.fingerprint import fingerprint_of, tokenizer_hash
 from paced_verl.pacing.protocol import IntArray
-from paced_verl.pacing.schedule import Stage
+from paced_verl.pacing.schedule import Responses, Stage
 from paced_verl.run.measure import Counts
 from paced_verl.run.outcomes import RefillLimit, Report
 from paced_verl.run.record import write_record
@@ -291,9 +291,9 @@ class PacedTrainer(_Base):
         print(f"[paced] {stage}; {n} response(s) per prompt, {rows} rows per step", flush=True)
         self.stage = stage
 
-    def _measure(self, step: int, which: IntArray, samples: int) -> Counts:
-        """How the student does on some training prompts, with the weights that ``step`` starts from."""
-        counts = self.measuring.wait_for(which, samples, step)
+    def _measure(self, step: int, which: IntArray, samples: int, by: Responses = "student") -> Counts:
+        """How student or teacher do on some training prompts, with the weights that ``step`` starts from."""
+        counts = self.measuring.wait_for(which, samples, step, by)
         self._hear()
         if errors := self._report.errors:
             print(f"[paced] {len(errors)} rollout(s) of the estimate failed; the first: {errors[0]}", flush=True)
@@ -302,9 +302,14 @@ class PacedTrainer(_Base):
     def on_sample_begin(self) -> None:
         # The step's own prompts are on their way: what is drawn next is sampled beside them.
         super().on_sample_begin()
-        which = self.state.rates.ahead(self.global_steps)
-        if which.size and self.measuring.under_way is None:
-            self.measuring.send(which, self.paced.pass_rate.samples, self.global_steps)
+        which, settings = self.state.rates.ahead(self.global_steps), self.paced.pass_rate
+        if not which.size or self.measuring.under_way is not None:
+            return
+        self.measuring.send(which, settings.samples, self.global_steps)
+        unjudged = self.state.rates.unjudged(which)
+        if unjudged.size:
+            assert settings.teacher_samples is not None
+            self.measuring.send(unjudged, settings.teacher_samples, self.global_steps, by="teacher")
 
     def on_sample_end(self) -> None:
         if self.servers_sleep:
@@ -320,7 +325,8 @@ class PacedTrainer(_Base):
         if (step := self.measuring.under_way) is not None:
             started = time.monotonic()
             counts = self.measuring.collect()
-            self.state.rates.take_ahead(counts, step, seconds=time.monotonic() - started)
+            seconds = time.monotonic() - started
+            self.state.rates.take_ahead(counts["student"], counts.get("teacher"), step, seconds)
 
     # ------------------------------------------------------------------ one step
 

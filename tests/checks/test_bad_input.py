@@ -46,6 +46,8 @@ KEYS: dict[str, tuple[str, bool]] = {
     "pass_rate.every_steps": (WHOLE, True),
     "pass_rate.ahead": (WHOLE, False),
     "pass_rate.max_age": (WHOLE, True),
+    "pass_rate.teacher_samples": (WHOLE, True),
+    "weight.teacher": (CHOICE, True),
     "pass_rate.at_end": (FLAG, False),
     "pass_rate.from_training": (FLAG, False),
     "pass_rate.decay": (NUMBER, False),
@@ -113,7 +115,7 @@ ADVANTAGE_KEYS = {
     "task_coef": (NUMBER, False),
     "strict": (FLAG, False),
 }
-del ADVANTAGE_KEYS["fit"], ADVANTAGE_KEYS["source"]
+del ADVANTAGE_KEYS["fit"], ADVANTAGE_KEYS["source"], ADVANTAGE_KEYS["teacher"]
 
 WRONG: dict[str, tuple[Any, ...]] = {
     NUMBER: (True, "1", "x", "", [], [1.0], 10**400),

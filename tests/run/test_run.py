@@ -40,7 +40,7 @@ class Student:
         self.measured: list[tuple[int, int]] = []
         self.prompts: list[int] = []
 
-    def measure(self, which: IntArray, samples: int) -> Counts:
+    def measure(self, which: IntArray, samples: int, by: str = "student") -> Counts:
         self.measured.append((len(which), samples))
         self.prompts += which.tolist()
         correct = which * samples // PROMPTS
@@ -74,7 +74,7 @@ class Run:
         told = self.state.tell(prompts, step)
         ahead = self.state.rates.ahead(step)
         if ahead.size:  # rides along with the step's rollouts
-            self.state.rates.take_ahead(self.student.measure(ahead, 4), step, seconds=0.5)
+            self.state.rates.take_ahead(self.student.measure(ahead, 4), None, step, seconds=0.5)
         n = told[fields.SESSIONS][0]
         keys = [f"{step}.{i}_{session}_0" for i in range(BATCH) for session in range(n)]
         of_row = np.repeat(prompts, n)
@@ -222,6 +222,71 @@ def test_a_prompt_whose_responses_fail_is_not_measured_for_ever(tmp_path: Path) 
 
     run.state.rates.before_draw(1, BATCH, fails)
     assert len(asked) == 1
+
+
+def test_the_teachers_own_pass_rate_is_learnt_from_what_it_writes(tmp_path: Path) -> None:
+    """One response a prompt; wrong ones shut the gate, so that these prompts are not drawn again."""
+    run = Run(tmp_path, weight={"teacher": "gate", "estimate": "posterior"})
+    drawn = [run.step(step)["prompts"] for step in (1, 2, 3)]
+    teacher = run.state.rates.teacher
+    assert sorted(np.flatnonzero(teacher.samples).tolist()) == sorted({p for prompts in drawn for p in prompts})
+    wrong = np.flatnonzero((teacher.samples > 0) & (teacher.successes == 0))
+    assert wrong.size, "otherwise nothing is seen here"
+    weights = run.state.rates.sampler.weights()  # type: ignore[attr-defined]
+    assert (weights[wrong] == 0).all()
+    later = [prompt for step in range(4, STEPS + 1) for prompt in run.step(step)["prompts"]]
+    assert not set(later) & set(wrong.tolist())
+
+
+def test_the_teacher_is_judged_where_it_is_asked_to_be_and_once(tmp_path: Path) -> None:
+    run = Run(tmp_path, pass_rate=DRAW | {"teacher_samples": 2, "max_age": 1}, weight={"teacher": "product"})
+    asked: list[int] = []
+
+    def measure(which: IntArray, samples: int, by: str = "student") -> Counts:
+        if by == "teacher":
+            assert samples == 2
+            asked.extend(which.tolist())
+            return Counts(which, which % 3, np.full(len(which), 2), np.full(len(which), 9))
+        return run.student.measure(which, samples)
+
+    rates = run.state.rates
+    for step in (1, 2, 3):
+        rates.before_draw(step, BATCH, measure)
+        prompts = rates.sampler.draw(BATCH)
+        assert (rates.teacher.samples[prompts] == 2).all(), "before it is drawn"
+        rates.sampler.loss_weights(prompts)
+    assert len(asked) == len(set(asked)), "a teacher that is frozen is judged once"
+    assert rates.teacher_metrics()["paced/teacher/pass_rate"] == pytest.approx(np.mean(np.array(asked) % 3) / 2)
+
+
+def test_a_resumed_run_knows_the_teacher(tmp_path: Path) -> None:
+    first = Run(tmp_path, weight={"teacher": "gate", "estimate": "posterior"})
+    for step in (1, 2):
+        first.step(step)
+    sampler = first.save()
+    second = Run(tmp_path, weight={"teacher": "gate", "estimate": "posterior"})
+    second.resume(sampler)
+    np.testing.assert_array_equal(second.state.rates.teacher.successes, first.state.rates.teacher.successes)
+    np.testing.assert_array_equal(
+        second.state.rates.sampler.weights(),  # type: ignore[attr-defined]
+        first.state.rates.sampler.weights(),  # type: ignore[attr-defined]
+    )
+
+
+def test_prompts_that_could_teach_and_are_left_out_are_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run = Run(tmp_path)
+    rates = run.state.rates
+    rates.observe_teacher(np.arange(PROMPTS), np.full(PROMPTS, 1), np.full(PROMPTS, 1), step=1)
+    table = PassRateTable(PROMPTS)
+    table.observe(np.arange(PROMPTS), [2] * 4 + [0] * 8, [4] * PROMPTS, step=1)
+    rates.use(table, step=1)
+    said = capsys.readouterr().out
+    assert "67% of the prompts weigh 0" in said
+    assert "solves 100% of these" in said
+    assert "estimate=posterior" in said
+    rates.observe_teacher(np.arange(4, 12), np.zeros(8), np.full(8, 3), step=1)
+    rates.use(table, step=2)
+    assert "weigh 0" not in capsys.readouterr().out, "a teacher that is wrong there could not"
 
 
 def test_an_estimate_that_a_kill_cut_short_is_made_again(tmp_path: Path) -> None:
