@@ -73,6 +73,6 @@ def bounded(mean: float, units: int, within: float = 0.0) -> Estimate:
 
 
 def difference(first: Estimate, second: Estimate) -> Estimate:
-    """``first − second`` of means over different units; over the same ones the error is mostly smaller (:func:`paired`)."""
+    """``first − second`` of means over different units; over the same ones the error is mostly smaller."""
     error = float(np.hypot(first.standard_error, second.standard_error))
     return Estimate(min(first.units, second.units), first.mean - second.mean, error)

@@ -26,15 +26,16 @@ ADVICE = {
     "paced/weight/ess": Advice(
         "Effective share of the prompts",
         "> 0.3",
-        "`ess` low: few prompts carry the gradient. At `sampler.power: 0`, `explore: 0` a batch of B prompts counts like "
-        "B · ess / (1 − zero_share) equal ones. `paced.sampler.power=1` gives every row the same loss weight.",
+        "`ess` low: few prompts carry the gradient. At `sampler.power: 0`, `explore: 0` a batch of B prompts "
+        "counts like B · ess / (1 − zero_share) equal ones. `paced.sampler.power=1` gives every row the same loss "
+        "weight.",
     ),
     "paced/weight/zero_share": Advice(
         "Share of prompts that weigh 0",
         "< 0.5",
-        "`zero_share` high: too few samples see the difference between rare and never. `estimate=posterior` gives these "
-        "prompts a small weight, so the share is 0 under `kernel: beta`; more `samples` measures better. A share of 1 ends "
-        "the run.",
+        "`zero_share` high: too few samples see the difference between rare and never. `estimate=posterior` gives "
+        "these prompts a small weight, so the share is 0 under `kernel: beta`; more `samples` measures better. A "
+        "share of 1 ends the run.",
     ),
     "paced/weight/max": Advice(
         "Largest weight, of a mean of 1",
@@ -44,8 +45,9 @@ ADVICE = {
     "paced/pass_rate/low": Advice(
         "Hopeless prompts (p < .2)",
         "shrinks",
-        "`low` high from the start: the problems are too hard, or no response is scored as correct. Check the reward and "
-        "`paced.pass_rate.threshold` first; then `estimate=posterior`, easier problems, a first stage on teacher responses.",
+        "`low` high from the start: the problems are too hard, or no response is scored as correct. Check the "
+        "reward and `paced.pass_rate.threshold` first; then `estimate=posterior`, easier problems, a first stage "
+        "on teacher responses.",
     ),
     "paced/pass_rate/high": Advice(
         "Mastered prompts (p > .8)",
@@ -71,8 +73,8 @@ ADVICE = {
     "paced/divergence/value": Advice(
         "Divergence in each stage",
         "falls within a stage",
-        "`value` does not fall: learning rate, or the teacher cannot be imitated from this prompt (try a context only if "
-        "the student can use it).",
+        "`value` does not fall: learning rate, or the teacher cannot be imitated from this prompt (try a context "
+        "only if the student can use it).",
     ),
     "paced/divergence/tail_mass": Advice(
         "Teacher mass outside its top k",
@@ -82,8 +84,8 @@ ADVICE = {
     "paced/targets/skipped": Advice(
         "Rows without a usable teacher response",
         "< 10 % of rows",
-        "`targets/skipped` high (`targets.keep: correct` only): more `targets.attempts`, `targets.temperature` > 0, a "
-        "`teacher.context`, or `keep: all`. Such rows stay in the mean, so they shrink the step.",
+        "`targets/skipped` high (`targets.keep: correct` only): more `targets.attempts`, `targets.temperature` > "
+        "0, a `teacher.context`, or `keep: all`. Such rows stay in the mean, so they shrink the step.",
     ),
     "paced/rollout/failed": Advice(
         "Responses that raised an error",
@@ -93,8 +95,8 @@ ADVICE = {
     "actor/grad_norm": Advice(
         "Steps whose gradient was clipped",
         "< half of the steps above `actor.grad_clip`",
-        "`grad_norm` above `grad_clip` in most steps: every step has the same length, so the size of weights and losses "
-        "says little, only their direction. Raise `actor_rollout_ref.actor.grad_clip`, or read the learning rate as a step "
-        "length.",
+        "`grad_norm` above `grad_clip` in most steps: every step has the same length, so the size of weights and "
+        "losses says little, only their direction. Raise `actor_rollout_ref.actor.grad_clip`, or read the "
+        "learning rate as a step length.",
     ),
 }

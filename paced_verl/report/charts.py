@@ -36,7 +36,7 @@ def _figure(**layout: Any) -> go.Figure:
     )
     figure.update_layout(paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", **layout)
     figure.update_xaxes(automargin=True)
-    figure.update_yaxes(automargin=True)
+    figure.update_yaxes(automargin=True, title_standoff=10)
     return figure
 
 
@@ -93,13 +93,13 @@ def budget(tokens: Mapping[str, Mapping[str, float]]) -> Chart:
 
 
 def pass_rates(tables: Mapping[int, PassRateTable], kernel: Kernel | None, samples: int) -> Chart:
-    """Heat map of the share of prompts by pass rate and moment, the frontier shaded; w(p) beside it on the same axis."""
+    """Heat map: share of prompts by pass rate and moment, the frontier shaded; beside it w(p), on the same axis."""
     figure = make_subplots(cols=2, shared_yaxes=True, column_widths=[0.72, 0.28], horizontal_spacing=0.03)
     figure.update_layout(_figure().layout)
     levels = samples if samples <= LEVELS else 10
     columns = [f"after {step}" if step else "start" for step in tables]
     z = np.array([shares(table, levels) for table in tables.values()]).T
-    scale = [[0, "rgba(59,130,246,0.04)"], [1, "rgba(59,130,246,1)"]]
+    scale = [[0, "rgba(59,130,246,0.04)"], [1, "rgba(59,130,246,0.85)"]]
     bar = {
         "tickformat": ".0%",
         "orientation": "h",
@@ -112,15 +112,18 @@ def pass_rates(tables: Mapping[int, PassRateTable], kernel: Kernel | None, sampl
     hover = "%{x}<br>pass rate %{y:.2f}: %{z:.1%} of the prompts<extra></extra>"
     text = {"hovertemplate": hover, "texttemplate": "%{z:.0%}" if len(tables) <= 8 else None}
     figure.add_heatmap(x=columns, y=np.arange(levels + 1) / levels, z=z, colorscale=scale, zmin=0, colorbar=bar, **text)
-    figure.add_hrect(y0=LOW, y1=HIGH, fillcolor="#f59e0b", opacity=0.14, line={"color": "#f59e0b", "width": 1})
     if kernel is not None and (last := _seen(tables)) is not None:
         rates, weights = _weight_curve(kernel, last, samples)
         line = {"color": "#f59e0b", "width": 2.5}
         figure.add_scatter(x=weights, y=rates, mode="lines", line=line, name="w(p)", showlegend=False, row=1, col=2)
+    figure.add_hrect(y0=LOW, y1=HIGH, fillcolor="#f59e0b", opacity=0.16, line_width=0, layer="below", col="all", row=1)
+    for edge in (LOW, HIGH):
+        figure.add_hline(y=edge, line={"color": "#f59e0b", "width": 1.5}, col="all", row=1)
     figure.update_yaxes(range=[-0.5 / levels, 1 + 0.5 / levels], tickvals=[0, LOW, 0.5, HIGH, 1], automargin=True)
-    figure.update_yaxes(title="pass rate p", col=1)
-    figure.update_xaxes(type="category", title="training steps done", col=1)
-    figure.update_xaxes(title="weight, mean 1", rangemode="tozero", col=2)
+    figure.update_yaxes(title="pass rate p", title_standoff=10, col=1)
+    figure.update_yaxes(showgrid=False, zeroline=False)
+    figure.update_xaxes(type="category", title="training steps done", showgrid=False, col=1)
+    figure.update_xaxes(title="weight", rangemode="tozero", col=2)
     figure.update_layout(height=430, hovermode="closest", margin={"l": 56, "r": 12, "t": 8, "b": 96})
     return _chart(figure)
 

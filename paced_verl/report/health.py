@@ -12,6 +12,7 @@ from paced_verl.report.advice import ADVICE
 from paced_verl.report.run import Run
 
 FloatArray = npt.NDArray[np.float64]
+TAIL_LIMIT = 0.03
 Judgement = tuple[str, bool]
 """What was found, in words, and whether it is healthy."""
 
@@ -137,7 +138,7 @@ _JUDGES: dict[str, Callable[[FloatArray, Run], Judgement | None]] = {
     "paced/sampler/entropy": _at_least(0.8),
     "paced/sampler/staleness": _staleness,
     "paced/divergence/value": _falls,
-    "paced/divergence/tail_mass": _below(0.03, digits=3),
+    "paced/divergence/tail_mass": _below(TAIL_LIMIT, digits=3),
     "paced/targets/skipped": _skipped,
     "paced/rollout/failed": _failed,
     "actor/grad_norm": _clipped,

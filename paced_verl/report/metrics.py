@@ -81,8 +81,8 @@ def read_attempts(attempts: Sequence[Mapping[str, Any]], folder: Path) -> tuple[
 
 def _overwritten(name: str, attempt: int) -> list[str]:
     return [
-        f"The metrics of attempt {attempt + 1} are gone: a later one wrote to the same file, {name}, which verl's logger "
-        "begins anew. Give each attempt a VERL_FILE_LOGGER_PATH of its own."
+        f"The metrics of attempt {attempt + 1} are gone: a later one wrote to the same file, {name}, which verl's "
+        "logger begins anew. Give each attempt a VERL_FILE_LOGGER_PATH of its own."
     ]
 
 

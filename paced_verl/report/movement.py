@@ -57,9 +57,11 @@ def falls_by_chance(first: PassRateTable, last: PassRateTable) -> float:
     if not both.any():
         return 0.0
     prior = fit_prior(first.successes, first.samples)
-    k, n, again = (np.round(counts[both]) for counts in (first.successes, first.samples, last.samples))
-    cases, many = np.unique(np.stack([k, np.maximum(n, 1), np.maximum(again, 1)]), axis=1, return_counts=True)
-    return float(sum(count * _falls(*case, prior) for case, count in zip(cases.T, many, strict=True)))
+    kept = (np.round(counts[both]) for counts in (first.successes, first.samples, last.samples))
+    cases, many = np.unique(
+        np.stack([next(kept), *(np.maximum(counts, 1) for counts in kept)]), axis=1, return_counts=True
+    )
+    return float(sum(count * _falls(k, n, again, prior) for k, n, again, count in zip(*cases, many, strict=True)))
 
 
 def _falls(k: float, n: float, again: float, prior: tuple[float, float]) -> float:
@@ -101,7 +103,7 @@ def path(prompt: int, tables: Mapping[int, PassRateTable]) -> Path:
 
 
 def risen(tables: Mapping[int, PassRateTable], most: int) -> list[int]:
-    """Prompts that went from hopeless to mastered, those seen at the frontier in between first; then the largest gain."""
+    """Prompts that went from hopeless to mastered: first those seen at the frontier in between, then by their gain."""
     first, *_, last = tables.values()
     between = np.zeros(len(first), bool)
     for table in list(tables.values())[1:-1]:

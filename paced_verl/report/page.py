@@ -15,7 +15,7 @@ from paced_verl.atomic import replacing
 from paced_verl.pacing.pass_rates import PassRateTable
 from paced_verl.report import charts, movement, tokens, verdict
 from paced_verl.report.accuracy import moments, problems, samples_per_problem
-from paced_verl.report.health import examine
+from paced_verl.report.health import TAIL_LIMIT, examine
 from paced_verl.report.run import Run, status
 from paced_verl.report.summary import comparisons_of, key_moments
 from paced_verl.report.texts import Texts, read_texts
@@ -55,7 +55,7 @@ def render(runs: Sequence[Run]) -> str:
     )
     environment.lstrip_blocks = True
     environment.filters.update(percent=verdict.percent, interval=verdict.interval, points=verdict.points)
-    environment.filters["cut"] = cut
+    environment.filters.update(cut=cut, code=code)
     parts = _parts(runs)
     figures = {f.id: f.chart for part in parts.values() if isinstance(part, dict) for f in part.get("figures", [])}
     return environment.get_template("page.html.jinja").render(
@@ -68,6 +68,12 @@ def cut(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} … ({len(text):,} characters)"
 
 
+def code(text: str) -> Markup:
+    """Text with what stands in backticks as code."""
+    parts = [Markup("<code>{}</code>" if i % 2 else "{}").format(part) for i, part in enumerate(text.split("`"))]
+    return Markup("").join(parts)
+
+
 def _asset(name: str) -> Markup:
     return Markup((Path(__file__).parent / "templates" / name).read_text(encoding="utf-8"))
 
@@ -78,6 +84,7 @@ def _parts(runs: Sequence[Run]) -> dict[str, Any]:
         "runs": runs,
         "first": first,
         "state": status(first),
+        "warnings": _warnings(runs),
         "standing": verdict.standing(first),
         "worked": _worked(runs),
         "budget": _budget(runs),
@@ -85,6 +92,11 @@ def _parts(runs: Sequence[Run]) -> dict[str, Any]:
         "health": _health(first),
         "settings": _settings(first),
     }
+
+
+def _warnings(runs: Sequence[Run]) -> list[str]:
+    """Of all runs, each under its name where there are several."""
+    return [f"{run.name}: {words}" if len(runs) > 1 else words for run in runs for words in run.warnings]
 
 
 def _worked(runs: Sequence[Run]) -> dict[str, Any]:
@@ -157,7 +169,7 @@ def _learning_figures(run: Run, tables: dict[int, PassRateTable]) -> list[Figure
         samples = run.setting("paced.pass_rate.samples", 8)
         kernel = charts.kernel_of(run, _fitted(run), next(iter(tables.values())))
         caption = "Pass rates of the training prompts: share at each rate, the frontier (.2 to .8) shaded"
-        caption += ", and the weight that a rate gets" if kernel else ""
+        caption += ", and beside it the weight that a rate gets (mean 1)" if kernel else ""
         figures.append(Figure("pass-rates", caption, charts.pass_rates(tables, kernel, samples)))
     if run.series("paced/pass_rate/low"):
         figures.append(Figure("groups", "Hopeless, frontier and mastered prompts, step by step", charts.groups(run)))
@@ -184,28 +196,82 @@ def _story(prompt: int, tables: dict[int, PassRateTable], texts: Texts) -> Story
     return Story(movement.path(prompt, tables), texts.prompts.get(prompt), response, correct)
 
 
-_HEALTH = {
-    "weights": ("Effective share and zero share of the prompts", "share of prompts",
-                {"paced/weight/ess": "effective share", "paced/weight/zero_share": "weigh 0"}, {"range": [0, 1]}),
-    "divergence": ("Divergence per token on each stage's responses", "nats per token",
-                   {"paced/divergence/forward_kl": "forward KL", "paced/divergence/reverse_kl": "reverse KL"},
-                   {"type": "log"}),
-    "tail": ("Teacher mass outside its top k", "probability", {"paced/divergence/tail_mass": "tail mass"}, {}),
-    "staleness": ("Age of the pass rates", "steps", {"paced/sampler/staleness": "staleness"}, {}),
-    "gradient": ("Gradient norm, and where it is clipped", "norm", {"actor/grad_norm": "gradient norm"}, {}),
-}  # fmt: skip
+class Panel(NamedTuple):
+    """A chart of metrics over the steps.
+
+    Attributes:
+        id: Of the figure.
+        caption: Above it.
+        title: Of its y axis.
+        names: Metrics, and what the legend calls them.
+        axis: More of plotly's keys of the y axis.
+    """
+
+    id: str
+    caption: str
+    title: str
+    names: dict[str, str]
+    axis: dict[str, Any]
+
+
+_PANELS = (
+    Panel(
+        "weights",
+        "Effective share and zero share of the prompts",
+        "share of prompts",
+        {"paced/weight/ess": "effective share", "paced/weight/zero_share": "weigh 0"},
+        {"range": [0, 1]},
+    ),
+    Panel(
+        "divergence",
+        "Divergence per token on each stage's responses",
+        "nats per token",
+        {"paced/divergence/forward_kl": "forward KL", "paced/divergence/reverse_kl": "reverse KL"},
+        {"type": "log", "dtick": "D2"},
+    ),
+    Panel(
+        "tail",
+        "Teacher mass outside its top k (dashed: healthy below)",
+        "probability",
+        {"paced/divergence/tail_mass": "tail mass"},
+        {"rangemode": "tozero"},
+    ),
+    Panel(
+        "staleness",
+        "Age of the pass rates",
+        "steps",
+        {"paced/sampler/staleness": "staleness"},
+        {"rangemode": "tozero"},
+    ),
+    Panel(
+        "gradient",
+        "Gradient norm (dashed: where it is clipped)",
+        "norm",
+        {"actor/grad_norm": "gradient norm"},
+        {"rangemode": "tozero"},
+    ),
+)
 
 
 def _health(run: Run) -> dict[str, Any]:
     findings = examine(run)
-    limits = {"tail": 0.03, "gradient": run.setting("actor_rollout_ref.actor.grad_clip")}
+    limits = {"tail": TAIL_LIMIT, "gradient": run.setting("actor_rollout_ref.actor.grad_clip")}
     figures = [
-        Figure(name, caption, charts.lines(run, names, title, limits.get(name), **axis))
-        for name, (caption, title, names, axis) in _HEALTH.items()
-        if any(run.series(metric) for metric in names)
+        Figure(
+            panel.id,
+            panel.caption,
+            charts.lines(run, panel.names, panel.title, limits.get(panel.id), **panel.axis),
+        )
+        for panel in _PANELS
+        if any(run.series(metric) for metric in panel.names)
     ]
     unhealthy = [finding.title.lower() for finding in findings if not finding.ok]
-    return {"findings": findings, "sentence": verdict.healthy(unhealthy, len(findings)), "figures": figures}
+    return {
+        "unhealthy": unhealthy,
+        "findings": findings,
+        "sentence": verdict.healthy(unhealthy, len(findings)),
+        "figures": figures,
+    }
 
 
 _KEYS = (

@@ -139,8 +139,8 @@ def _unrecorded(path: Path) -> Run:
     if not steps and warnings:
         raise PacedError(f"{path}: expected metrics of verl's file logger (JSON lines). {warnings[0]}")
     warnings.append(
-        "There is no paced/run.json: settings, versions, the run's length and how it ended are not known, and there are "
-        "no pass rates of single prompts. Runs of verl's own trainers, as with +paced=advantage, keep none."
+        "There is no paced/run.json: settings, versions, the run's length and how it ended are not known, and there "
+        "are no pass rates of single prompts. Runs of verl's own trainers, as with +paced=advantage, keep none."
     )
     return Run(steps, {}, path.stem, warnings=warnings, seen=_last_written(files))
 

@@ -43,8 +43,8 @@ def read_texts(run: Run, wanted: Sequence[int]) -> Texts:
     if places is None:
         prompts = _by_hash(column, {row.prompt_hash: prompt for prompt, row in stored.items() if row.prompt_hash})
         missing = (
-            "verl left out prompts that were too long, or the training files have changed: which row is which prompt is "
-            "known only where a teacher response is stored."
+            "verl left out prompts that were too long, or the training files have changed: which row is which prompt "
+            "is known only where a teacher response is stored."
         )
     else:
         prompts = {prompt: column[int(places[prompt])].as_py() for prompt in wanted}

@@ -12,8 +12,8 @@ from paced_verl.statistics import Estimate
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """``0.583`` as ``58.3 %``."""
-    return f"{100 * share:.{digits}f} %"
+    """``0.583`` as ``58.3 %``, with a space that does not break."""
+    return f"{100 * share:.{digits}f}\u00a0%"
 
 
 def interval(estimate: Estimate, signed: bool = False) -> str:
@@ -27,7 +27,7 @@ def interval(estimate: Estimate, signed: bool = False) -> str:
 
 def points(estimate: Estimate) -> str:
     """A difference of shares with its interval."""
-    return f"{100 * estimate.mean:+.1f} points (95 %: {interval(estimate, signed=True)})"
+    return f"{100 * estimate.mean:+.1f} points (95\u00a0%: {interval(estimate, signed=True)})"
 
 
 def duration(seconds: float) -> str:
@@ -43,18 +43,18 @@ def standing(run: Run) -> str:
     found = status(run)
     if run.total is None:
         return f"{run.step} steps are logged; how many were planned is not known."
-    return f"{_how(found)}: {run.step} of {run.total} steps are trained."
+    return f"{run.step} of {run.total} steps are trained{_how(found)}."
 
 
 def _how(found: Status) -> str:
     if found.state == "running":
-        return f"Still going (last sign of life {duration(found.silent or 0)} ago)"
+        return f"; the run is still going, its last sign of life {duration(found.silent or 0)} old"
     if found.state == "silent":
         return (
-            f"No sign of life for {duration(found.silent or 0)}, and no end was noted: probably killed, for want of memory "
-            "or at its job's time limit; a run that ends by itself says why"
+            f". No sign of life for {duration(found.silent or 0)}, and no end was noted: it was probably killed, for "
+            "want of memory or at its job's time limit; a run that ends by itself says why"
         )
-    return "Aborted" if found.state == "aborted" else "Finished"
+    return ". The run ended with an error" if found.state == "aborted" else ""
 
 
 def headline(run: Run) -> str:

@@ -20,6 +20,9 @@ function themed(layout) {
 function draw() {
   for (const [id, figure] of Object.entries(charts)) {
     const options = { responsive: true, displayModeBar: false };
+    for (const trace of figure.data) {
+      if (trace.type === "heatmap") trace.textfont = { color: colour("--text") };
+    }
     Plotly.react(id, figure.data, themed(figure.layout), options);
   }
 }
