@@ -54,6 +54,7 @@ def render(runs: Sequence[Run]) -> str:
         loader=PackageLoader("paced_verl.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.lstrip_blocks = True
+    environment.policies["json.dumps_kwargs"] = {}  # charts are drawn in the page's order
     environment.filters.update(percent=verdict.percent, interval=verdict.interval, points=verdict.points)
     environment.filters.update(cut=cut, code=code)
     parts = _parts(runs)
