@@ -70,6 +70,22 @@ class PacedConfig(Block):
             )
         return self
 
+    @model_validator(mode="after")
+    def _looks_ahead(self) -> PacedConfig:
+        sampler = self.sampler
+        if self.pass_rate.refresh == "draw" and sampler.policy != "pass_rate":
+            raise ValueError(
+                f"pass_rate.refresh: draw asks the sampler what it will draw, and sampler.policy: {sampler.policy} "
+                "does not say; set refresh: start, or policy: pass_rate"
+            )
+        if self.pass_rate.refresh == "draw" and sampler.power == 0 and sampler.explore > 0:
+            raise ValueError(
+                "sampler.explore draws prompts that are not the next, and with pass_rate.refresh: draw and power: 0 "
+                "only the next are measured; set pass_rate.max_age (they are measured again when their epoch comes), "
+                "or sampler.power above 0"
+            )
+        return self
+
     @classmethod
     def parse(cls, block: Any) -> PacedConfig:
         """Check the block; see :meth:`Block.read`."""

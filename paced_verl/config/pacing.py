@@ -13,7 +13,7 @@ from paced_verl.config.base import Block, Exponent, Fraction, Number, PriorCount
 from paced_verl.pacing.instructions import Route
 from paced_verl.pacing.kernel import Kernel, fit_exponents, fit_prior
 from paced_verl.pacing.pass_rates import PassRateTable
-from paced_verl.pacing.sampler import get_sampler
+from paced_verl.pacing.policies import get_sampler
 from paced_verl.teacher.context import TeacherContext
 
 
@@ -98,8 +98,13 @@ class PassRateConfig(Block):
     samples: Annotated[Whole, Field(ge=1, le=1024)] = 8
     """Responses K a prompt."""
     temperature: Temperature = 1.0
-    refresh: Literal["start", "stage", "every", "never"] = "stage"
+    refresh: Literal["start", "stage", "every", "draw", "never"] = "stage"
+    """``draw``: a prompt's, when it is about to be drawn, and of no other; else of all prompts at these steps."""
     every_steps: Steps | None = None
+    ahead: Annotated[Whole, Field(ge=1, le=1024)] = 2
+    """Batches that are measured before they can be drawn, with ``refresh: draw``."""
+    max_age: Steps | None = None
+    """Steps after which a prompt that is about to be drawn is measured again, with ``refresh: draw``; null: never."""
     at_end: StrictBool = False
     """Estimate once more after the last step, for the record."""
     from_training: StrictBool = True
@@ -115,6 +120,9 @@ class PassRateConfig(Block):
     def _consistent(self) -> PassRateConfig:
         if (self.refresh == "every") != (self.every_steps is not None):
             raise ValueError("every_steps goes with refresh: every, and refresh: every needs every_steps")
+        for key in ("ahead", "max_age"):
+            if self.refresh != "draw" and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} goes with refresh: draw")
         return self
 
 
@@ -127,7 +135,7 @@ class SamplerConfig(Block):
     """Which prompts come next. ``power`` γ draws q ∝ w^γ and leaves w^(1−γ) to the loss: same expected gradient."""
 
     policy: Annotated[Text, AfterValidator(_sampler)] = "pass_rate"
-    """Who draws: ``pass_rate``, or a name given to :func:`paced_verl.pacing.sampler.register_sampler`."""
+    """Who draws: ``pass_rate``, or a name given to :func:`paced_verl.pacing.policies.register_sampler`."""
     power: Annotated[Number, Field(ge=0, le=10)] = 0.0
     explore: Fraction = 0.0
     skip_zero_weight: StrictBool = True

@@ -27,7 +27,8 @@ class PassRateTable:
     """Counts for prompts 0 … size−1.
 
     successes, samples: float32[size]; fractions once counts have decayed.
-    last_seen: int32[size], the training step of the last observation, −1 for never.
+    last_seen: int32[size], the training step of the last observation, or of a measurement that no response came of;
+        −1 for never.
     decay: what an old count is multiplied by when its prompt is observed again; 1 keeps everything.
     fingerprint: names the data set the counts belong to; empty where that is not known.
     """

@@ -1,7 +1,7 @@
 """Which prompts come next, and what their loss must be multiplied by."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -10,8 +10,7 @@ import numpy.typing as npt
 
 from paced_verl.pacing.kernel import Kernel
 from paced_verl.pacing.pass_rates import PassRateTable
-from paced_verl.pacing.protocol import IntArray, PromptSampler, SamplerSettings
-from paced_verl.registry import registered, registering
+from paced_verl.pacing.protocol import IntArray
 
 _BLOCK = 256  # prompts that share one entry of the sums a draw searches
 _PART = 256 * _BLOCK  # prompts handled at once in a pass over all of them; its temporaries fit a core's cache
@@ -187,26 +186,26 @@ class PassRateSampler:
         }
 
     def metrics(self, step: int) -> dict[str, float]:
-        """Numbers for the log: raw mean and largest w̃, share of zero weights, effective sample share (Σw)²/(N Σw²),
-        entropy of q over log N, mean steps since a prompt was observed, and how the pass rates are spread."""
+        """Numbers for the log. Of the prompts whose weight is known: raw mean, largest w̃, share of zero weights,
+        effective share (Σw)²/(n Σw²). Of all: entropy of q over log N. Mean steps since a prompt was observed, and how
+        the pass rates are spread."""
         largest = square = entropy = 0.0
         for part in self._parts():
-            w = self.weights(part)
-            largest = max(largest, float(w.max()))
-            square += float(w @ w)
-            q = self._probability(w)
+            w = self._weights[: self.size][part].astype(np.float64)
+            largest, square = max(largest, float(np.nanmax(w, initial=0.0))), square + float(np.nansum(w * w))
+            q = self._probability(self._fill(w))
             entropy -= float(q @ np.log(np.maximum(q, 1e-300)))  # 0 log 0 = 0
-        _, _, positive, unknown = self._sums.sum(axis=1)
-        mean = self._mean or math.nan
+        weight, _, positive, unknown = self._sums.sum(axis=1)
+        known = self.size - unknown or math.nan
         rates = self.table.summary()
         return {
             "paced/weight/mean": self._mean,
-            "paced/weight/max": largest / mean,
-            "paced/weight/zero_share": 1 - (positive + unknown) / self.size,
-            "paced/weight/ess": self.size * mean**2 / (square or math.nan),
+            "paced/weight/max": largest / (self._mean or math.nan),
+            "paced/weight/zero_share": 1 - positive / known,
+            "paced/weight/ess": weight**2 / (known * square or math.nan),
             "paced/sampler/entropy": entropy / math.log(max(self.size, 2)),
             "paced/sampler/staleness": self.table.staleness(step),
-            **{f"paced/pass_rate/{key}": rates[key] for key in ("mean", "low", "frontier", "high")},
+            **{f"paced/pass_rate/{key}": rates[key] for key in ("mean", "low", "frontier", "high", "unseen")},
         }
 
     def _parts(self) -> Iterator[slice]:
@@ -288,38 +287,6 @@ class PassRateSampler:
             self._order = shuffled(index, self.size, (self.seed, self._epoch))
             self._order_of = (self._epoch, start)
         return self._order[self._position - start :]
-
-
-MakeSampler = Callable[[PassRateTable, Kernel, SamplerSettings], PromptSampler]
-_POLICIES: dict[str, MakeSampler] = {}
-
-
-def register_sampler(name: str) -> Callable[[MakeSampler], MakeSampler]:
-    """Decorator: make a sampler known as ``paced.sampler.policy``.
-
-    >>> @register_sampler("in_order")
-    ... def in_order(table, kernel, settings):
-    ...     return InOrder(len(table), settings.epoch_size)
-
-    Raises:
-        ValueError: The name is taken.
-    """
-    return registering(_POLICIES, "sampler", name)
-
-
-def get_sampler(name: str) -> MakeSampler:
-    """What makes a registered sampler.
-
-    Raises:
-        PacedError: Nobody has registered it.
-    """
-    return registered(_POLICIES, "sampler", name)
-
-
-@register_sampler("pass_rate")
-def pass_rate_sampler(table: PassRateTable, kernel: Kernel, settings: SamplerSettings) -> PassRateSampler:
-    """The sampler of a run, by default."""
-    return PassRateSampler(table, kernel, **asdict(settings))
 
 
 def shuffled(index: IntArray, size: int, key: tuple[int, int]) -> IntArray:

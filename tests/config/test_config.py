@@ -52,6 +52,7 @@ def test_defaults_are_the_papers() -> None:
         ({"pass_rate": {"refresh": "every"}}, ["every_steps"]),
         ({"pass_rate": {"refresh": "start", "every_steps": 5}}, ["every_steps"]),
         ({"pass_rate": {"refresh": "never", "from_training": False}}, ["needs a file"]),
+        ({"pass_rate": {"refresh": "draw"}, "sampler": {"explore": 0.1}}, ["power: 0", "max_age"]),
         ({"sampler": {"explore": 1.5}}, ["paced.sampler.explore=1.5"]),
         ({"schedule": []}, ["paced.schedule"]),
         ({"schedule": [STAGES[0] | {"until": 1.5}]}, ["until=1.5", "fraction"]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -81,15 +80,30 @@ class Servers:
 def test_only_the_prompts_that_are_asked_for_are_sampled_chunk_by_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     servers = Servers(monkeypatch)
     data = [{fields.PROMPT: i, "index": i} for i in range(10)]
-    settings = SimpleNamespace(temperature=1.0, threshold=0.5, chunk=2, step=3)
-    counts = measure.measure(
-        data, np.array([5, 1, 8]), samples=4, agent_loop_manager=servers, replay_buffer=servers, **vars(settings)
+    measuring = measure.Measuring(
+        data, temperature=1.0, threshold=0.5, chunk=2, agent_loop_manager=servers, replay_buffer=servers
     )
+    counts = measuring.wait_for(np.array([5, 1, 8]), samples=4, step=3)
     assert servers.chunks == [[5, 1], [8]]
     assert counts.prompts.tolist() == [5, 1, 8]
     assert counts.samples.tolist() == [4, 4, 4]
     assert counts.successes.tolist() == [4, 1, 4]
-    nothing = measure.measure(
-        data, np.array([], int), samples=4, agent_loop_manager=servers, replay_buffer=servers, **vars(settings)
+    assert measuring.wait_for(np.array([], int), samples=4, step=3).samples.size == 0
+
+
+def test_what_is_sent_beside_a_step_is_collected_later_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    servers = Servers(monkeypatch)
+    data = [{fields.PROMPT: i, "index": i} for i in range(10)]
+    measuring = measure.Measuring(
+        data, temperature=1.0, threshold=0.5, chunk=2, agent_loop_manager=servers, replay_buffer=servers
     )
-    assert nothing.samples.size == 0
+    measuring.send(np.array([7, 2, 3]), samples=4, step=5)
+    assert measuring.under_way == 5
+    with pytest.raises(AssertionError, match="collect what was sent before"):
+        measuring.wait_for(np.array([1]), samples=4, step=6)
+    counts = measuring.collect()
+    assert servers.chunks == [[7, 2, 3]], "all at once"
+    assert (counts.prompts.tolist(), counts.successes.tolist()) == ([7, 2, 3], [4, 2, 3])
+    assert measuring.under_way is None
+    with pytest.raises(AssertionError, match="nothing was sent"):
+        measuring.collect()
