@@ -114,6 +114,7 @@ def pass_rates(tables: Mapping[int, PassRateTable], kernel: Kernel | None, sampl
     figure.add_heatmap(x=columns, y=np.arange(levels + 1) / levels, z=z, colorscale=scale, zmin=0, colorbar=bar, **text)
     if kernel is not None and (last := _seen(tables)) is not None:
         rates, weights = _weight_curve(kernel, last, samples)
+        figure.update_xaxes(range=[0, 1.1 * max(weights)], col=2)
         line = {"color": "#f59e0b", "width": 2.5}
         figure.add_scatter(x=weights, y=rates, mode="lines", line=line, name="w(p)", showlegend=False, row=1, col=2)
     figure.add_hrect(y0=LOW, y1=HIGH, fillcolor="#f59e0b", opacity=0.16, line_width=0, layer="below", col="all", row=1)
@@ -123,7 +124,7 @@ def pass_rates(tables: Mapping[int, PassRateTable], kernel: Kernel | None, sampl
     figure.update_yaxes(title="pass rate p", title_standoff=10, col=1)
     figure.update_yaxes(showgrid=False, zeroline=False)
     figure.update_xaxes(type="category", title="training steps done", showgrid=False, col=1)
-    figure.update_xaxes(title="weight", rangemode="tozero", col=2)
+    figure.update_xaxes(title="weight", col=2)
     figure.update_layout(height=430, hovermode="closest", margin={"l": 56, "r": 12, "t": 8, "b": 96})
     return _chart(figure)
 

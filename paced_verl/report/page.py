@@ -55,7 +55,7 @@ def render(runs: Sequence[Run]) -> str:
     )
     environment.lstrip_blocks = True
     environment.policies["json.dumps_kwargs"] = {}  # charts are drawn in the page's order
-    environment.filters.update(percent=verdict.percent, interval=verdict.interval, points=verdict.points)
+    environment.filters.update(percent=verdict.percent, interval=verdict.interval, plus=verdict.plus)
     environment.filters.update(cut=cut, code=code)
     parts = _parts(runs)
     figures = {f.id: f.chart for part in parts.values() if isinstance(part, dict) for f in part.get("figures", [])}
@@ -107,17 +107,19 @@ def _worked(runs: Sequence[Run]) -> dict[str, Any]:
     figures = []
     if any(by_run.values()):
         shown = charts.accuracy(by_run, "step", "training steps", first)
-        figures.append(Figure("accuracy-steps", "Held-out accuracy at equal steps, 95 % intervals", shown))
+        figures.append(Figure("accuracy-steps", "Held-out accuracy by training steps, 95 % intervals", shown))
         if counter:
             spent = charts.accuracy(by_run, "tokens", counter.label)
-            figures.append(Figure("accuracy-tokens", "… and at equal tokens", spent))
+            figures.append(Figure("accuracy-tokens", "… and by tokens spent", spent))
     return {
         "headline": verdict.headline(first),
         "sentences": [
             *filter(None, [verdict.learned(first)]),
+            *(f"{run.name}: {verdict.standing(run)}" for run in others if status(run).state != "finished"),
             *(words for run in others for words in verdict.beside(first, run)),
         ],
         "key": {run.name: key_moments(run) for run in runs},
+        "counter": counter.label if counter else "",
         "comparisons": {run.name: comparisons_of(first, run) for run in others},
         "problems": sum(problems(first).values()),
         "samples": samples_per_problem(first),
@@ -133,9 +135,10 @@ def _budget(runs: Sequence[Run]) -> dict[str, Any]:
     saved = tokens.saved(first)
     figures = [Figure("budget", "Tokens by who read or wrote them", charts.budget(counted))] if counted else []
     return {
-        "sentence": verdict.spent(tokens.shares(kinds[first.name]), saved.tokens, total),
+        "sentence": verdict.spent(tokens.shares(kinds[first.name]), saved.tokens, total, tokens.trained(first)),
         "kinds": [(tokens.label(kind), [run.get(kind) for run in kinds.values()]) for kind in tokens.KINDS],
         "counted": bool(counted),
+        "any": any(kinds.values()),
         "names": list(kinds),
         "saved": {run.name: tokens.saved(run) for run in runs},
         "teacher": {run.name: sum(run.series("paced/teacher/tokens").values()) for run in runs},
@@ -288,7 +291,7 @@ def _settings(run: Run) -> dict[str, Any]:
         "keys": [(key, value) for key in _KEYS if (value := run.setting(key)) is not None],
         "paced": json.dumps(run.setting("paced", {}), indent=2, ensure_ascii=False),
         "schedule": run.record.get("schedule", []),
-        "versions": run.record.get("versions", {}),
+        "versions": {name: found for name, found in run.record.get("versions", {}).items() if found},
         "attempts": run.record.get("attempts", []),
         "prompts": run.record.get("prompts"),
     }

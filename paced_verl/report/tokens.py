@@ -50,7 +50,8 @@ class Counter:
 
 
 ALL = Counter("tokens of student, estimates and teacher", tuple(KINDS))
-TRAINED = Counter("tokens of the rows that trained (estimates and teacher are not in it)", ("perf/total_num_tokens",))
+TRAINED = Counter("tokens of the rows that trained", ("perf/total_num_tokens",))
+"""Of verl's own: estimates and the teacher are not in it."""
 
 
 def common_counter(runs: Sequence[Run]) -> Counter | None:
@@ -59,6 +60,11 @@ def common_counter(runs: Sequence[Run]) -> Counter | None:
         if all(any(run.series(name) for name in counter.names) for run in runs):
             return counter
     return None
+
+
+def trained(run: Run) -> float:
+    """Tokens of the rows that trained, prompts included, as verl counts them; 0 where it did not."""
+    return sum(sum(run.series(name).values()) for name in TRAINED.names)
 
 
 def shares(tokens: Mapping[str, float]) -> dict[str, float]:

@@ -21,13 +21,18 @@ def interval(estimate: Estimate, signed: bool = False) -> str:
     low, high = estimate.interval
     if math.isnan(low):
         return "no interval"
-    sign = "+" if signed else ""
-    return f"{100 * low:{sign}.1f} to {100 * high:{sign}.1f}"
+    return " to ".join(plus(end) if signed else f"{100 * end:.1f}" for end in (low, high))
 
 
 def points(estimate: Estimate) -> str:
     """A difference of shares with its interval."""
-    return f"{100 * estimate.mean:+.1f} points (95\u00a0%: {interval(estimate, signed=True)})"
+    label = "" if math.isnan(estimate.standard_error) else "95\u00a0%: "
+    return f"{plus(estimate.mean)} points ({label}{interval(estimate, signed=True)})"
+
+
+def plus(share: float) -> str:
+    """A difference in points, with its sign."""
+    return f"{100 * share:+.1f}".replace("-", "−")
 
 
 def duration(seconds: float) -> str:
@@ -97,14 +102,15 @@ def beside(first: Run, other: Run) -> list[str]:
 
 def _beside(name: str, found: Comparison) -> str:
     budget = f"{found.budget:,.0f} {found.at}"
-    verdict = {True: "", False: ": not separable", None: ": no interval, so nothing can be said"}[found.separable]
+    verdict = {True: "", False: ": not separable", None: ", so nothing can be said"}[found.separable]
     return f"Beside {name} at equal {found.at} ({budget}): {points(found.gain)}{verdict}."
 
 
-def spent(shares: dict[str, float], saved: float, total: float) -> str:
+def spent(shares: dict[str, float], saved: float, total: float, trained: float) -> str:
     """Where the tokens went."""
     if not total:
-        return "This run did not count its tokens by kind."
+        rows = f" The rows that trained had {trained:,.0f}." if trained else ""
+        return f"This run did not count its tokens by kind.{rows}"
     parts = f"{percent(shares['student'], 0)} student responses that train, {percent(shares['estimate'], 0)} pass-rate "
     parts += f"estimates, {percent(shares['teacher'], 0)} teacher"
     less = f" The teacher was spared {saved:,.0f} tokens, of rows that weigh 0." if saved else ""

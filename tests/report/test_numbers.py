@@ -103,6 +103,7 @@ def test_runs_are_compared_at_the_last_validation_within_an_equal_budget() -> No
     assert by_tokens.gain.mean == pytest.approx(0.0)
     assert by_steps.separable is True
     assert by_tokens.separable is False
+    assert [found.separable for found in compare(*ends[::-1])] == [True, False], "worse is separable, too"
     assert compare(*[moments(run, ALL, {}) for run in (dear, cheap)])[0].separable is None
 
 

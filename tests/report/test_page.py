@@ -70,6 +70,14 @@ def test_prompts_that_verl_left_out_leave_those_with_a_response(workshop: Worksh
     assert read_texts(Run.read(folder), [3]).prompts == {}
 
 
+def test_training_files_in_another_order_are_not_taken_for_the_runs(workshop: Workshop) -> None:
+    folder = workshop.begin("run", 20)
+    pq.write_table(pa.table({"prompt": workshop.messages[::-1]}), workshop.folder / "train.parquet")
+    texts = read_texts(Run.read(folder), [3])
+    assert texts.prompts == {}
+    assert "training files have changed" in texts.missing
+
+
 def test_training_files_that_are_gone_are_said(workshop: Workshop) -> None:
     folder = workshop.whole()
     (workshop.folder / "train.parquet").unlink()
