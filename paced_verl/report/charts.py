@@ -65,6 +65,11 @@ def _shade_stages(figure: go.Figure, run: Run) -> None:
         figure.add_vrect(x0=first - 0.5, x1=last + 0.5, annotation_text=f"stage {stage}", **place, **shade)
 
 
+def short(name: str) -> str:
+    """A run's name as a legend has room for it: long ones without their middle."""
+    return name if len(name) <= 28 else f"{name[:13]}…{name[-13:]}"
+
+
 def accuracy(runs: Mapping[str, Sequence[Moment]], by: str, title: str, shown: Run | None = None) -> Chart:
     """Held-out accuracy with 95 % intervals over ``by`` (``step`` or ``tokens``) of a :class:`Moment`."""
     figure = _figure(yaxis={"title": "held-out accuracy", "tickformat": ".0%"}, xaxis={"title": title})
@@ -73,7 +78,7 @@ def accuracy(runs: Mapping[str, Sequence[Moment]], by: str, title: str, shown: R
         means, colour = [moment.accuracy.mean for moment in moments], COLOURS[i % len(COLOURS)]
         bars = {"type": "data", "array": half, "thickness": 1.2, "width": 3}
         style = {"line": {"color": colour, "width": 2}, "marker": {"size": 7}, "mode": "lines+markers"}
-        figure.add_scatter(x=[getattr(m, by) for m in moments], y=means, name=name, error_y=bars, **style)
+        figure.add_scatter(x=[getattr(m, by) for m in moments], y=means, name=short(name), error_y=bars, **style)
     if shown is not None:
         _shade_stages(figure, shown)
     figure.update_layout(showlegend=len(runs) > 1)
@@ -88,7 +93,11 @@ def budget(tokens: Mapping[str, Mapping[str, float]]) -> Chart:
         counts = [tokens[name].get(kind, 0.0) for name in names]
         colour = {"color": KIND_COLOURS[kind]}
         figure.add_bar(y=names, x=counts, name=label(kind), orientation="h", marker=colour)
-    figure.update_layout(height=190 + 46 * len(names), yaxis={"autorange": "reversed"}, legend_traceorder="normal")
+    figure.update_layout(
+        height=190 + 46 * len(names),
+        yaxis={"autorange": "reversed", "tickvals": names, "ticktext": [short(name) for name in names]},
+        legend_traceorder="normal",
+    )
     return _chart(figure)
 
 

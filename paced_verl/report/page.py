@@ -56,7 +56,7 @@ def render(runs: Sequence[Run]) -> str:
     environment.lstrip_blocks = True
     environment.policies["json.dumps_kwargs"] = {}  # charts are drawn in the page's order
     environment.filters.update(percent=verdict.percent, interval=verdict.interval, plus=verdict.plus)
-    environment.filters.update(cut=cut, code=code)
+    environment.filters.update(cut=cut, code=code, short=charts.short)
     parts = _parts(runs)
     figures = {f.id: f.chart for part in parts.values() if isinstance(part, dict) for f in part.get("figures", [])}
     return environment.get_template("page.html.jinja").render(
