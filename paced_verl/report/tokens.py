@@ -8,7 +8,12 @@ from itertools import accumulate
 
 from paced_verl.report.run import Run
 
-WHO = {"student": "student, responses that train", "estimate": "student, pass-rate estimates", "teacher": "teacher"}
+WHO = {
+    "student": "student, rollouts",
+    "estimate": "student, pass-rate estimates",
+    "teacher": "teacher",
+    "validation": "student, verl's validation",
+}
 WHAT = {"prompt": "read", "generated": "written"}
 KINDS = {f"paced/tokens/{who}/{what}": (who, what) for who in WHO for what in WHAT}
 
@@ -49,7 +54,8 @@ class Counter:
         return dict(zip(run.metrics, accumulate(spent), strict=True))
 
 
-ALL = Counter("tokens of student, estimates and teacher", tuple(KINDS))
+ALL = Counter("tokens but for validation", tuple(kind for kind in KINDS if KINDS[kind][0] != "validation"))
+"""What the method costs. Validation measures it, and is as often as one likes."""
 TRAINED = Counter("tokens of the rows that trained", ("perf/total_num_tokens",))
 """Of verl's own: estimates and the teacher are not in it."""
 

@@ -111,8 +111,8 @@ def spent(shares: dict[str, float], saved: float, total: float, trained: float) 
     if not total:
         rows = f" The rows that trained had {trained:,.0f}." if trained else ""
         return f"This run did not count its tokens by kind.{rows}"
-    parts = f"{percent(shares['student'], 0)} student responses that train, {percent(shares['estimate'], 0)} pass-rate "
-    parts += f"estimates, {percent(shares['teacher'], 0)} teacher"
+    parts = f"{percent(shares['student'], 0)} student rollouts, {percent(shares['estimate'], 0)} pass-rate estimates, "
+    parts += f"{percent(shares['teacher'], 0)} teacher, {percent(shares['validation'], 0)} validation"
     less = f" The teacher was spared {saved:,.0f} tokens, of rows that weigh 0." if saved else ""
     return f"{total:,.0f} tokens: {parts}.{less}"
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import ray
@@ -23,14 +25,19 @@ from paced_verl.config import PacedConfig
 from paced_verl.pacing.pass_rates import is_correct
 from paced_verl.run.group import Scored
 from paced_verl.run.outcomes import Report, Visit
+from paced_verl.run.tokens import Kind
 from paced_verl.teacher.context import TeacherContext
 from paced_verl.teacher.positions import at_student_positions, in_vocabulary, response_positions
 from paced_verl.teacher.prompts import Prompts
 from paced_verl.teacher.protocol import Media, Teacher
 from paced_verl.teacher.servers import StudentServers, TeacherServers
+from paced_verl.training.counting import count_tokens
 
 _TENSORS = {fields.PROMPT: torch.int64, fields.STAGE: torch.int64, fields.MIX: torch.float32,
             fields.WEIGHT: torch.float32, fields.TASK: torch.float32}  # fmt: skip
+
+_PURPOSE: ContextVar[Kind] = ContextVar("purpose", default="student")
+"""What the session is for that a task runs: its requests are counted as that."""
 
 
 class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  # type: ignore[name-defined,misc]
@@ -55,13 +62,17 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
         self.contexts = {name: TeacherContext(name, self.paced.teacher.solution_key) for name in names}
         # A reference-worker teacher scores in the trainer's workers, when the step's rows are complete.
         topk = self.paced.teacher.topk
-        self.student: Teacher | None = StudentServers(self.llm_client, topk) if isinstance(topk, int) else None
+        teaches = copy.copy(self.llm_client)  # apart, as its requests count as a teacher's
+        self.student: Teacher | None = StudentServers(teaches, topk) if isinstance(topk, int) else None
         servers: dict[str, Callable[[], Teacher | None]] = {
             "server": lambda: TeacherServers(self.teacher_server_manager),
             "student": lambda: self.student,
             "reference": lambda: None,
         }
         self.teacher = servers[backend]()
+        count_tokens(self.llm_client, lambda *tokens: self._count(_PURPOSE.get(), *tokens))
+        for client in (teaches, *(self.teacher_server_manager.teacher_client.values() if backend == "server" else ())):
+            count_tokens(client, partial(self._count, "teacher"))
         filter_groups = config.algorithm.get("filter_groups") or {}
         self.filter_metric: str | None = filter_groups.get("metric") if filter_groups.get("enable") else None
         self.waits_for_group = (
@@ -71,6 +82,9 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
         )
         self.visits: dict[str, Visit] = {}
         self.report = Report()
+
+    def _count(self, kind: Kind, prompt: int, generated: int) -> None:
+        self.report.tokens.add(kind, prompt, generated)
 
     def pop_report(self) -> Report:
         """How rollouts ended since the last call; verl only logs what went wrong."""
@@ -87,6 +101,7 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
         **row: Any,
     ) -> Any:
         error: str | None = None
+        _PURPOSE.set("estimate" if fields.TEMPERATURE in row else "validation" if trajectory["validate"] else "student")
         try:
             if fields.TEMPERATURE in row:
                 sampling_params = sampling_params | {
@@ -217,6 +232,7 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
         sequence_ids = teacher_prompt + list(response_ids)
         fields.count(row, **{"tokens" if weighs else "tokens_saved": len(sequence_ids)})
         if teacher is None:
+            self._count("teacher", prompt=len(sequence_ids) if weighs else 0, generated=0)
             row[fields.TEACHER_PROMPT] = torch.tensor(teacher_prompt if weighs else teacher_prompt[-1:])
             return
         response = None

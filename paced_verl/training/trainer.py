@@ -46,6 +46,7 @@ from paced_verl.run.measure import Counts
 from paced_verl.run.outcomes import RefillLimit, Report
 from paced_verl.run.record import record_end, write_record
 from paced_verl.run.state import PacedState
+from paced_verl.run.tokens import Tokens
 from paced_verl.training.dataset import NumberedPrompts
 from paced_verl.training.health import EngineWatch
 from paced_verl.training.loss import METRIC_PREFIX, paced_loss
@@ -89,6 +90,7 @@ class PacedTrainer(_Base):
         self._student_n = config.actor_rollout_ref.rollout.n
         self._amounts: dict[str, float] = defaultdict(float)  # of the step, over the batches it trains
         self._report = Report()
+        self._tokens = Tokens()  # since the last step was logged
         self._refills = self._refill_limit()
 
     # ------------------------------------------------------------------ set-up
@@ -241,6 +243,7 @@ class PacedTrainer(_Base):
         news = self.agent_loop_manager.pop_report()  # type: ignore[attr-defined]  # checks: it is ours
         self._refills.observe(news.outcomes)
         self._report.add([news])
+        self._tokens.update(news.tokens)
 
     def _add_prompts_to_generate(self, num_prompts: int) -> int:
         # This is how verl replaces prompts that failed or were dropped, as often as it takes.
@@ -391,6 +394,15 @@ class PacedTrainer(_Base):
         metrics[f"{METRIC_PREFIX}/tokens"] = tokens
         metrics.update({name.removeprefix("actor/"): total / max(tokens, 1.0) for name, total in sums.items()})
         return batch
+
+    def _compute_metrics(self, batch: KVBatchMeta, metrics: dict, *args: Any, **kwargs: Any) -> None:
+        # The last hook before a step is logged: also what an estimate and verl's validation after it have cost.
+        super()._compute_metrics(batch, metrics, *args, **kwargs)
+        self._hear()
+        for name, amount in self.state.rates.pop_amounts().items():
+            metrics[name] = metrics.get(name, 0.0) + amount
+        metrics.update(self._tokens.metrics())
+        self._tokens = Tokens()
 
     # ------------------------------------------------------------------ checkpoints
 

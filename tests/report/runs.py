@@ -133,6 +133,8 @@ class Workshop:
             "paced/tokens/student/generated": 5000.0 if second else 0.0,
             "paced/tokens/estimate/prompt": estimate * 40_000.0,
             "paced/tokens/estimate/generated": estimate * 90_000.0,
+            "paced/tokens/validation/prompt": 500.0,
+            "paced/tokens/validation/generated": 1000.0,
             "paced/tokens/teacher/prompt": 5000.0,
             "paced/tokens/teacher/generated": 0.0 if second else 4000.0,
             "actor/grad_norm": 0.8 * noise + 0.2,

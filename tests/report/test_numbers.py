@@ -15,7 +15,7 @@ from paced_verl.report.health import clip_share, examine
 from paced_verl.report.movement import fallen, falls_by_chance, fell, group, path, risen, shares, two_way
 from paced_verl.report.run import Run
 from paced_verl.report.summary import gain, key_moments, pass_rate_change, summarise, summarise_all
-from paced_verl.report.tokens import ALL, KINDS, TRAINED, by_kind, common_counter, saved
+from paced_verl.report.tokens import ALL, TRAINED, by_kind, common_counter, saved
 from paced_verl.report.tokens import shares as token_shares
 from paced_verl.statistics import bounded, estimate
 from tests.report.runs import PROBLEMS, Workshop
@@ -85,7 +85,7 @@ def test_problems_are_counted_in_the_validation_files(tmp_path: Path) -> None:
 def counted(tokens: float, accuracy: dict[int, float]) -> Run:
     """A run that spends as many tokens each step."""
     steps = {
-        step: ({} if step == 0 else {kind: tokens / len(KINDS) for kind in KINDS})
+        step: ({} if step == 0 else {kind: tokens / len(ALL.names) for kind in ALL.names})
         | (validation(accuracy[step]) if step in accuracy else {})
         for step in range(max(accuracy) + 1)
     }
@@ -121,14 +121,16 @@ def test_what_moments_are_called(tmp_path: Path) -> None:
 
 def test_tokens_add_up_by_kind_and_over_the_steps() -> None:
     run = Run({0: {}, 1: {"paced/tokens/teacher/prompt": 10.0, "paced/tokens/student/generated": 5.0},
-               2: {"paced/tokens/teacher/prompt": 1.0, "paced/tokens/estimate/prompt": 4.0}}, {})  # fmt: skip
+               2: {"paced/tokens/teacher/prompt": 1.0, "paced/tokens/estimate/prompt": 4.0,
+                   "paced/tokens/validation/prompt": 20.0}}, {})  # fmt: skip
     assert by_kind(run) == {
         "paced/tokens/student/generated": 5,
         "paced/tokens/estimate/prompt": 4,
         "paced/tokens/teacher/prompt": 11,
+        "paced/tokens/validation/prompt": 20,
     }
-    assert ALL.cumulative(run) == {0: 0, 1: 15, 2: 20}
-    assert token_shares(by_kind(run)) == {"student": 0.25, "estimate": 0.2, "teacher": 0.55}
+    assert ALL.cumulative(run) == {0: 0, 1: 15, 2: 20}, "validation is not in it"
+    assert token_shares(by_kind(run)) == {"student": 1 / 8, "estimate": 1 / 10, "teacher": 11 / 40, "validation": 1 / 2}
 
 
 def test_runs_that_count_differently_are_compared_by_what_both_have() -> None:

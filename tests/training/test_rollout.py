@@ -96,7 +96,9 @@ def run(made: PacedAgentLoopWorker, outcomes: list, weight: float = 1.0, by_stud
 
     async def sessions() -> list[Any]:
         calls = [
-            made._run_agent_loop({}, {}, agent_name="", uid="u", session_id=i, outcomes=outcomes, **copy.copy(row))
+            made._run_agent_loop(
+                {}, {"validate": False}, agent_name="", uid="u", session_id=i, outcomes=outcomes, **copy.copy(row)
+            )
             for i in range(len(outcomes))
         ]
         return await asyncio.gather(*calls, return_exceptions=True)
