@@ -14,6 +14,7 @@ from paced_verl.errors import PacedError
 
 if TYPE_CHECKING:
     from paced_verl.pacing.pass_rates import PassRateTable
+    from paced_verl.report.run import Run
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="PACED distillation for verl.")
 pass_rates = typer.Typer(no_args_is_help=True, help="Look at pass-rate tables.")
@@ -143,6 +144,31 @@ def weights(
     _show(prices)
 
 
+@app.command()
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(help="The run's trainer.default_local_dir (or a metrics file); others to compare.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="File to write. Default: paced/report.html in the run.")] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers instead of making a page.")] = False,
+) -> None:
+    """Make a page of a run: did it work, where did the budget go, what was learned, is it healthy."""
+    from paced_verl.report.run import default_page, read_all
+
+    loaded = _or_exit(lambda: read_all(runs))
+    if as_json:
+        from paced_verl.report.summary import in_json, summarise_all
+
+        numbers = in_json(summarise_all(loaded))
+        print(numbers) if out is None else out.write_text(numbers)
+        return
+    page = _or_exit(lambda: _write_page(loaded, out or default_page(runs[0])))
+    _say(f"{page} ({page.stat().st_size / 1e6:.1f} MB)")
+    if show:
+        typer.launch(str(page))
+
+
 @evaluation.command()
 def accuracy(
     model: Annotated[
@@ -229,6 +255,19 @@ def retention(
             "--model-args dtype=bfloat16 makes them equal.",
             style="yellow",
         )
+
+
+def _write_page(runs: list[Run], out: Path) -> Path:
+    """Write the page, if what draws it is installed."""
+    try:
+        from paced_verl.report.page import write_page
+    except ModuleNotFoundError as error:
+        raise PacedError(
+            f"A page needs {error.name}, which is not installed: pip install 'paced-verl[report]'. "
+            "--json prints the numbers without it."
+        ) from None
+    write_page(runs, out)
+    return out
 
 
 def _percent(mean: float, error: float, interval: tuple[float, float]) -> tuple[str, str, str]:

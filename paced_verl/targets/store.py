@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -181,11 +181,7 @@ class TargetStore:
         if not path.is_dir():
             self._unsaved |= self._read(path)
             return
-        try:
-            names = json.loads((path / _LIST).read_text())
-        except (OSError, ValueError) as error:
-            raise PacedError(f"{path} holds no teacher responses of a checkpoint ({error}).") from None
-        parts = [_Part(path / name, self._read(path / name)) for name in names]
+        parts = [_Part(file, self._read(file)) for file in _parts_of(path)]
         # What was here before and is not in these parts has to be in the next save, too.
         self._unsaved.update(*(part.prompts for part in self._parts))
         self._unsaved.difference_update(*(part.prompts for part in parts))
@@ -195,6 +191,26 @@ class TargetStore:
         rows = dict(read(file, self.origin))
         self._rows.update(rows)
         return frozenset(rows)
+
+
+def read_parts(folder: str | Path, prompts: Set[int]) -> dict[int, Row]:
+    """The responses of some prompts from a folder that :meth:`TargetStore.save_parts` has written, the others unread.
+
+    Raises:
+        PacedError: It holds no teacher responses.
+    """
+    found: dict[int, Row] = {}
+    for file in _parts_of(Path(folder)):
+        found.update((prompt, row) for prompt, row in read(file, Origin()) if prompt in prompts)
+    return found
+
+
+def _parts_of(folder: Path) -> list[Path]:
+    """The files of a saved folder, in their order."""
+    try:
+        return [folder / name for name in json.loads((folder / _LIST).read_text())]
+    except (OSError, ValueError) as error:
+        raise PacedError(f"{folder} holds no teacher responses of a checkpoint ({error}).") from None
 
 
 def highest_id(row: Row) -> int:

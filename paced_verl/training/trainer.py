@@ -44,7 +44,7 @@ from paced_verl.pacing.protocol import IntArray
 from paced_verl.pacing.schedule import Responses, Stage
 from paced_verl.run.measure import Counts
 from paced_verl.run.outcomes import RefillLimit, Report
-from paced_verl.run.record import write_record
+from paced_verl.run.record import record_end, write_record
 from paced_verl.run.state import PacedState
 from paced_verl.run.tokens import Tokens
 from paced_verl.training.dataset import NumberedPrompts
@@ -190,6 +190,8 @@ class PacedTrainer(_Base):
         self.actor_rollout_wg.set_paced_loss(loss)
 
     def fit(self, agent_loop_manager: Any) -> None:
+        fingerprint = self.state.rates.table.fingerprint
+        write_record(self._run_folder, self.config, self.schedule, len(self.prompts), fingerprint, self.global_steps)
         self.measuring = Measuring(
             self.prompts,
             temperature=self.paced.pass_rate.temperature,
@@ -204,9 +206,12 @@ class PacedTrainer(_Base):
                 super().fit(agent_loop_manager)
             except (Exception, KeyboardInterrupt) as error:
                 cause = watch.find_dead() or self._cause(error)
+                record_end(self._run_folder, cause or f"{type(error).__name__}: {error}")
                 if cause is None:
                     raise
                 raise RuntimeError(f"The run ended at step {self.global_steps}: {cause}") from error
+            else:
+                record_end(self._run_folder)
             finally:
                 if self.paced.targets.file is not None:
                     self.state.targets.save(self.paced.targets.file)
@@ -260,10 +265,6 @@ class PacedTrainer(_Base):
     # ------------------------------------------------------------------ stages and pass rates
 
     def on_train_begin(self) -> None:
-        done = self.global_steps - 1  # verl counts the step that comes
-        write_record(
-            self._run_folder, self.config, self.schedule, len(self.prompts), self.state.rates.table.fingerprint, done
-        )
         self._prepare(self.global_steps)  # asynchronous trainers draw their first prompts here
         super().on_train_begin()
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +14,7 @@ import torch
 from omegaconf import OmegaConf
 
 from paced_verl import fields
+from paced_verl.pacing.schedule import Schedule
 from paced_verl.run.outcomes import Outcome, RefillLimit, Report
 from paced_verl.run.tokens import Tokens
 from paced_verl.training import trainer
@@ -26,6 +30,10 @@ class Verl:
 
     def _add_prompts_to_generate(self, num_prompts: int) -> int:
         return num_prompts
+
+    def fit(self, agent_loop_manager: Any) -> None:
+        if self.fails is not None:  # type: ignore[attr-defined]
+            raise self.fails  # type: ignore[attr-defined]
 
     def _compute_metrics(self, batch: Any, metrics: dict) -> None:
         pass
@@ -92,6 +100,47 @@ def test_a_logged_step_has_all_tokens_since_the_one_before() -> None:
     assert metrics["paced/pass_rate/measured"] == 12, "of the estimate after the last step, too"
     run._compute_metrics(None, metrics)
     assert metrics["paced/tokens/student/prompt"] == 0
+
+
+@pytest.mark.parametrize(
+    ("fails", "heard", "cause"),
+    [
+        (None, [], None),
+        (KeyError("rows"), [], "KeyError: 'rows'"),
+        (ValueError("no row is left"), ["OSError: refused"], "OSError: refused"),
+    ],
+)
+def test_the_record_says_how_the_run_ended(
+    fails: Exception | None, heard: list[str], cause: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = SimpleNamespace(find_dead=lambda: None)
+    monkeypatch.setattr(trainer, "EngineWatch", lambda *_, **__: nullcontext(watch))
+    monkeypatch.setattr(trainer, "Measuring", lambda *_, **__: None)
+    loops = reporting(Report(heard))
+    loops.agent_loop_workers = []
+    settings = {"default_local_dir": str(tmp_path), "logger": "console"}
+    run = Trainer(
+        paced=SimpleNamespace(
+            targets=SimpleNamespace(file=None), pass_rate=SimpleNamespace(temperature=1.0, threshold=0.5)
+        ),
+        config=OmegaConf.create({"trainer": settings, "data": {"train_batch_size": 4}}),
+        schedule=Schedule.from_ends([1.0], [{"divergence": "forward_kl", "responses": "teacher"}], 8),
+        prompts=range(5),
+        state=SimpleNamespace(rates=SimpleNamespace(table=SimpleNamespace(fingerprint="f"))),
+        global_steps=3,
+        replay_buffer=None,
+        agent_loop_manager=loops,
+        fails=fails,
+        _engines=dict,
+        _addresses=dict,
+        _refills=RefillLimit(4, 100),
+        _report=Report(),
+    )
+    with nullcontext() if fails is None else pytest.raises((KeyError, RuntimeError)):
+        run.fit(loops)
+    (attempt,) = json.loads((tmp_path / "paced" / "run.json").read_text())["attempts"]
+    assert (attempt["after_step"], attempt["cause"]) == (3, cause)
+    assert attempt["ended"]
 
 
 def test_the_limit_follows_the_configuration() -> None:
