@@ -87,8 +87,6 @@ def plan(inputs: Inputs, out: Path) -> Measurement:
 def run(measurement: Measurement, config: DictConfig, workers: int | None) -> None:
     """Compute the gradients that are missing, in no order; each is written as soon as it is there.
 
-    Ray is started as the run would, unless there is a cluster to join.
-
     Args:
         measurement: A planned one.
         config: verl's whole configuration.
@@ -97,9 +95,14 @@ def run(measurement: Measurement, config: DictConfig, workers: int | None) -> No
     Raises:
         PacedError: There are fewer GPUs than workers.
     """
-    problems = measurement.missing
-    if not problems:
-        return
+    if problems := measurement.missing:
+        computed = compute(measurement.inputs.recipe, problems, config, workers)
+        for gradient in tqdm(computed, total=len(problems), desc="Gradients", unit="problem"):
+            measurement.parts.write(gradient)
+
+
+def compute(recipe: Recipe, problems: list[Problem], config: DictConfig, workers: int | None) -> Iterator[Gradient]:
+    """Gradients over Ray workers, as they come; see :func:`run`. Ray starts as for a run, or joins its cluster."""
     if not ray.is_initialized():
         settings: Any = OmegaConf.to_container(config.ray_kwargs.get("ray_init") or OmegaConf.create())
         ray.init(**settings)
@@ -107,15 +110,8 @@ def run(measurement: Measurement, config: DictConfig, workers: int | None) -> No
     gpus = 0 if config.trainer.get("device") == "cpu" else int(ray.cluster_resources().get("GPU", 0))
     if gpus and workers and workers > gpus:
         raise PacedError(f"--workers {workers}: each takes a GPU, and Ray's cluster has {gpus}. Ask for so many.")
-    computed = compute(measurement.inputs.recipe, problems, min(workers or gpus or 1, len(problems)), gpus > 0)
-    for gradient in tqdm(computed, total=len(problems), desc="Gradients", unit="problem"):
-        measurement.parts.write(gradient)
-
-
-def compute(recipe: Recipe, problems: list[Problem], workers: int, gpus: bool) -> Iterator[Gradient]:
-    """Gradients over Ray workers, as they come."""
     remote: Any = ray.remote(Worker).options(num_cpus=1, num_gpus=1 if gpus else 0)
-    pool: Any = ActorPool([remote.remote(recipe) for _ in range(workers)])
+    pool: Any = ActorPool([remote.remote(recipe) for _ in range(min(workers or gpus or 1, len(problems)))])
     yield from pool.map_unordered(lambda worker, problem: worker.gradient.remote(problem), problems)
 
 
