@@ -149,30 +149,30 @@ def gradient_snr(
     config_name: ConfigName = "ppo_trainer",
     config_path: ConfigPath = None,
 ) -> None:
-    """Measure how much the gradients of problems agree, by pass rate: what p(1−p) stands on. Takes models."""
-    from paced_verl.checks import check
-    from paced_verl.gradients import result
-    from paced_verl.gradients.inputs import Options, resolve
-    from paced_verl.gradients.measure import plan, run
-    from paced_verl.launch.hydra import compose
-    from paced_verl.report.snr import draw, exponents, table
+    """Measure how much the gradients of problems agree, by pass rate: what p(1−p) stands on. Loads both models."""
 
-    def measured() -> result.Result:
+    def measured() -> None:
+        from paced_verl.checks import check
+        from paced_verl.gradients.inputs import Options, resolve
+        from paced_verl.gradients.measure import plan, run
+        from paced_verl.gradients.result import NUMBERS, PICTURE, TABLE, evaluate, save
+        from paced_verl.launch.hydra import compose
+        from paced_verl.report.snr import draw, exponents, table
+
         config = compose(overrides or [], config_name, config_path)
         paced, _ = check(config)
         options = Options(stage, module, model, per_bin, responses, dtype.value, dimensions, seed)
         measurement = plan(resolve(config, paced, options), out)
         _say(f"{measurement}\nworkers: {workers or 'one a GPU, or one without GPUs'}")
         run(measurement, config, workers)
-        found = result.evaluate(measurement)
-        result.save(measurement, found, out)
-        draw(found.snr, out / result.PICTURE, measurement.title)
-        return found
+        result = evaluate(measurement)
+        save(measurement, result, out)
+        draw(result.snr, out / PICTURE, measurement.title)
+        _show(table(result.snr))
+        _say(f"as in the paper: {exponents(result.snr.plain)}\nwithout noise: {exponents(result.snr.corrected)}")
+        _say(", ".join(str(out / name) for name in (TABLE, NUMBERS, PICTURE)))
 
-    found = _or_exit(measured).snr
-    _show(table(found))
-    _say(f"as in the paper: {exponents(found.plain)}\nwithout noise: {exponents(found.corrected)}")
-    _say(", ".join(str(out / name) for name in (result.TABLE, result.NUMBERS, result.PICTURE)))
+    _or_exit(measured)
 
 
 @evaluation.command()

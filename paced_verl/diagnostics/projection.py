@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-CHUNK = 1 << 22  # coordinates at a time: 32 MB in float64, and as much again for their hashes
+CHUNK = 1 << 18  # coordinates at a time: 2 MB in float64, which a core keeps at hand, and work enough for a GPU
 
 
 def sketch(vector: Iterable[torch.Tensor], dimensions: int, seed: int) -> torch.Tensor:

@@ -48,7 +48,7 @@ class Measurement:
                 f"{count:,} problems by their pass rates in {inputs.table} (a bin: {', '.join(map(str, counts))})",
                 f"one gradient each of {recipe.objective.divergence} on {source}: {count:,} gradients, "
                 f"{count - missing:,} of them there already",
-                f"of {', '.join(self.sizes)}: {numbers:,} numbers, {numbers * _itemsize(recipe) / 1e6:,.0f} MB a "
+                f"of {', '.join(self.sizes)}: {numbers:,} numbers, {numbers * _itemsize(recipe) / 1e6:,.1f} MB a "
                 f"worker beside both models; kept {whole}, {count * kept * 4 / 1e6:,.0f} MB in {self.parts.folder}",
                 f"student {recipe.student}, teacher {recipe.teacher}, {recipe.dtype}",
             ]

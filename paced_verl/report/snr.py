@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
 from rich.table import Table
 
 from paced_verl.diagnostics.snr import BINS, MIDPOINTS, THEORY, Curve, Snr
+from paced_verl.errors import PacedError
+
+try:
+    import matplotlib
+except ImportError as error:
+    raise PacedError(f"The picture needs matplotlib ({error}): pip install 'paced-verl[report]'") from error
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 
 WIDTH = 0.8 / BINS
 HIGHEST = 1.7
