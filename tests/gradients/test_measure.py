@@ -12,24 +12,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from omegaconf import DictConfig, OmegaConf
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from paced_verl import cli
 from paced_verl.checks import check
+from paced_verl.config import PacedConfig, StageConfig
 from paced_verl.diagnostics.snr import bins_of
 from paced_verl.errors import PacedError
-from paced_verl.gradients import inputs, measure
-from paced_verl.gradients.inputs import Inputs, Options, resolve
+from paced_verl.gradients import measure
+from paced_verl.gradients.inputs import Inputs, Options, choose, objective_of, resolve
+from paced_verl.gradients.parts import Parts
 from paced_verl.gradients.problem import Problem
+from paced_verl.gradients.result import evaluate
 from paced_verl.gradients.worker import Gradient, Recipe, Worker
 from paced_verl.launch.hydra import compose
 from paced_verl.pacing.pass_rates import PassRateTable
 from paced_verl.targets.store import Target, TargetStore
 
+Run = tuple[DictConfig, PacedConfig]
 PROBLEMS, SAMPLES = 24, 4
-OWN_RESPONSES = "paced.schedule=[{until: 1.0, divergence: reverse_kl, responses: student}]"
 WORDS = ["<unk>", "<end>", "<pad>", "problem", "solve", *map(str, range(30))]
 TEMPLATE = "{% for m in messages %}{{ m['content'] }} {% endfor %}{% if add_generation_prompt %}solve {% endif %}"
 
@@ -99,7 +103,18 @@ def overrides(folder: Path, *more: str) -> list[str]:
     ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def run(folder: Path) -> Run:
+    """What the command makes of the overrides."""
+    return checked(folder)
+
+
+def checked(folder: Path, *more: str) -> Run:
+    config = compose(overrides(folder, *more))
+    return config, check(config)[0]
+
+
+@pytest.fixture(autouse=True)
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Workers in this process; the prompts whose gradients they computed."""
     prompts: list[int] = []
@@ -114,13 +129,20 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return prompts
 
 
-def diagnose(folder: Path, out: Path, *options: str, more: tuple[str, ...] = ()) -> Any:
-    return CliRunner().invoke(cli.app, ["diagnose", "snr", "--out", str(out), *options, *overrides(folder, *more)])
+def diagnose(folder: Path, out: Path, *options: str) -> Any:
+    return CliRunner().invoke(cli.app, ["diagnose", "snr", "--out", str(out), *options, *overrides(folder)])
 
 
-def resolved(folder: Path, *more: str, **options: Any) -> Inputs:
-    config = compose(overrides(folder, *more))
-    return resolve(config, check(config)[0], Options(**options))
+def resolved(run: Run, **options: Any) -> Inputs:
+    return resolve(*run, Options(**options))
+
+
+def table_of(run: Run, out: Path, **options: Any) -> dict[str, list[Any]]:
+    """The command without its command line: the table by column."""
+    measurement = measure.plan(resolved(run, **options), out)
+    measure.run(measurement, run[0], None)
+    table: dict[str, list[Any]] = evaluate(measurement).table().to_pydict()
+    return table
 
 
 def by_definition(found: Inputs) -> dict[int, float]:
@@ -136,165 +158,172 @@ def by_definition(found: Inputs) -> dict[int, float]:
 
 
 @pytest.mark.parametrize("stage", [1, 2])
-def test_the_command_writes_the_papers_snr_by_bin(
-    folder: Path, tmp_path: Path, computed: list[int], stage: int
-) -> None:
-    done = diagnose(folder, tmp_path, "--stage", str(stage))
-    assert done.exit_code == 0, done.output
-    expected = by_definition(resolved(folder, stage=stage))
-    table = pq.read_table(tmp_path / "snr.parquet").to_pydict()
+def test_the_table_has_the_papers_snr_by_bin(run: Run, tmp_path: Path, stage: int) -> None:
+    expected = by_definition(resolved(run, stage=stage))
+    table = table_of(run, tmp_path, stage=stage)
     assert sorted(expected) == [0, 2, 5, 9]
     assert table["problems"] == [{0: 5 if stage == 1 else 6}.get(i, 6 if i in expected else 0) for i in range(10)]
     for place, value in expected.items():
         assert table["snr"][place] == pytest.approx(value, rel=1e-5)
-        assert f"{value:.3f}" in done.output
         assert table["snr_low"][place] < table["snr_high"][place]
-    assert [rate for rate in table["pass_rate"] if rate is not None and rate >= 0] == [0, 0.25, 0.5, 1]
-    assert table["projection_error"][0] == 0
-    exponents = json.loads((tmp_path / "snr.json").read_text())["exponents"]
-    assert f"a = {exponents['plain']['a']:.2f} [" in done.output
-    assert (tmp_path / "snr.png").read_bytes().startswith(b"\x89PNG")
+        assert table["projection_error"][place] == 0
+    assert [rate for rate in table["pass_rate"] if rate >= 0] == [0, 0.25, 0.5, 1]
 
 
-def test_the_plan_says_what_will_be_done_before_it_is(folder: Path, tmp_path: Path, computed: list[int]) -> None:
-    done = diagnose(folder, tmp_path, "--dimensions", "64")
+def test_the_command_says_what_it_will_do_does_it_and_shows_it(folder: Path, run: Run, tmp_path: Path) -> None:
+    done = diagnose(folder, tmp_path, "--dimensions", "600")
+    assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
     assert f"23 problems by their pass rates in {folder}/rates.parquet (a bin: 5, 0, 6, 0, 0, 6, 0, 0, 0, 6)" in lines
     assert "one gradient each of forward_kl on stored responses: 23 gradients, 0 of them there already" in lines
     of = "of model.embed_tokens.weight = lm_head.weight: 640 numbers"
-    assert any(line.startswith(of) and "kept as 64 numbers" in line for line in lines)
+    assert any(line.startswith(of) and "kept as 600 numbers" in line for line in lines)
+    table = pq.read_table(tmp_path / "snr.parquet").to_pydict()
+    assert str(table) == str(table_of(run, tmp_path / "again", dimensions=600))
+    assert all(f"{table['snr'][place]:.3f}" in done.stdout for place in (0, 2, 5, 9))
+    numbers = json.loads((tmp_path / "snr.json").read_text())
+    assert f"a = {numbers['exponents']['plain']['a']:.2f} [" in done.stdout
+    assert numbers["settings"]["student"] == f"{folder}/student"
+    assert (tmp_path / "snr.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_it_goes_on_where_it_was_killed(
-    folder: Path, tmp_path: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = diagnose(folder, tmp_path / "whole")
-    everyone, write, left = set(computed), measure.Parts.write, [7]
+    whole = table_of(run, tmp_path / "whole")
+    everyone, write, left = set(computed), Parts.write, [7]
 
-    def killed(self: measure.Parts, gradient: Gradient) -> None:
+    def killed(self: Parts, gradient: Gradient) -> None:
         if not left[0]:
             raise KeyboardInterrupt
         left[0] -= 1
         write(self, gradient)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(measure.Parts, "write", killed)
-        assert diagnose(folder, tmp_path / "killed").exit_code != 0
+    monkeypatch.setattr(Parts, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        table_of(run, tmp_path / "killed")
+    monkeypatch.setattr(Parts, "write", write)
     assert len(list((tmp_path / "killed" / "parts").iterdir())) == 7
     computed.clear()
-    again = diagnose(folder, tmp_path / "killed")
-    assert again.exit_code == 0, again.output
+    assert str(table_of(run, tmp_path / "killed")) == str(whole)
     assert (len(computed), len(everyone)) == (16, 23)
-    tables = [pq.read_table(tmp_path / name / "snr.parquet") for name in ("whole", "killed")]
-    assert str(tables[0].to_pydict()) == str(tables[1].to_pydict())
     computed.clear()
-    assert diagnose(folder, tmp_path / "killed").stdout.splitlines()[-3:-1] == whole.stdout.splitlines()[-3:-1]
+    assert str(table_of(run, tmp_path / "killed")) == str(whole)
     assert computed == []
 
 
-def test_other_settings_do_not_take_each_others_gradients(folder: Path, tmp_path: Path, computed: list[int]) -> None:
-    diagnose(folder, tmp_path, "--per-bin", "2")
-    assert len(computed) == 8
-    diagnose(folder, tmp_path, "--per-bin", "2", "--module", r"model\.norm\.weight")
+def test_other_settings_do_not_take_each_others_gradients(run: Run, tmp_path: Path, computed: list[int]) -> None:
+    first = table_of(run, tmp_path, per_bin=2)
+    other = table_of(run, tmp_path, per_bin=2, module=r"model\.norm\.weight")
     assert len(computed) == 16
-    diagnose(folder, tmp_path, "--per-bin", "2", more=("paced.schedule.0.divergence=jsd",))
-    assert len(computed) == 24
-    diagnose(folder, tmp_path, "--per-bin", "2")
-    assert len(computed) == 24
+    assert other["snr"][0] != first["snr"][0]
+    assert str(table_of(run, tmp_path, per_bin=2)) == str(first)
+    assert len(computed) == 16
 
 
-def test_a_projection_is_within_its_error(folder: Path, tmp_path: Path, computed: list[int]) -> None:
-    diagnose(folder, tmp_path / "whole")
-    diagnose(folder, tmp_path / "short", "--dimensions", "64")
-    whole, short = (pq.read_table(tmp_path / name / "snr.parquet").to_pydict() for name in ("whole", "short"))
+def test_a_projection_is_within_its_error(run: Run, tmp_path: Path) -> None:
+    whole, short = table_of(run, tmp_path), table_of(run, tmp_path, dimensions=64)
     for place in (0, 2, 5, 9):
         assert 0 < abs(short["snr"][place] - whole["snr"][place]) < 4 * short["projection_error"][place]
+        assert short["gradient_norm"][place] == pytest.approx(whole["gradient_norm"][place]), "lengths are exact"
 
 
-def test_bins_hold_at_most_so_many_and_only_problems_with_a_response(folder: Path) -> None:
-    found = resolved(folder, per_bin=6)
+def test_bins_hold_at_most_so_many_and_only_problems_with_a_response(run: Run) -> None:
+    found = resolved(run, per_bin=6)
     prompts = [problem.prompt for problem in found.problems]
     assert sorted(prompts) == list(range(1, PROBLEMS)), "the first has none"
     assert found.bins.tolist() == bins_of(np.repeat([0, 1, 2, 4], 6)[prompts], np.full(23, 4)).tolist()
-    assert np.bincount(resolved(folder, per_bin=3).bins).tolist() == [3, 0, 3, 0, 0, 3, 0, 0, 0, 3]
-    assert [p.prompt for p in resolved(folder, per_bin=3, seed=1).problems] != [
-        p.prompt for p in resolved(folder, per_bin=3).problems
-    ]
+    three = resolved(run, per_bin=3)
+    assert np.bincount(three.bins).tolist() == [3, 0, 3, 0, 0, 3, 0, 0, 0, 3]
+    assert [p.prompt for p in resolved(run, per_bin=3, seed=1).problems] != [p.prompt for p in three.problems]
 
 
-def test_problems_are_what_a_run_would_train_on(folder: Path, tmp_path: Path) -> None:
+def test_problems_are_what_a_run_would_train_on(folder: Path, run: Run, tmp_path: Path) -> None:
     """The data's response with its end, a stored one before it, both cut; the teacher reads its own context."""
     ids = {word: i for i, word in enumerate(WORDS)}
     store = TargetStore()
     store.add(3, Target((7, 8, 9, 10, 11, 12, 13)))
     store.save(tmp_path / "targets.parquet")
-    more = (f"paced.targets.file={tmp_path}/targets.parquet", "paced.teacher.context=answer")
-    problems = {problem.prompt: problem for problem in resolved(folder, *more).problems}
+    stored = checked(folder, f"paced.targets.file={tmp_path}/targets.parquet", "paced.teacher.context=answer")
+    problems = {problem.prompt: problem for problem in resolved(stored).problems}
     assert problems[3].responses == ((7, 8, 9, 10, 11),)
     assert problems[20].responses == ((ids["6"], ids["20"], ids["0"], ids["<end>"]),)
     assert problems[20].student_prompt == (ids["problem"], ids["20"], ids["solve"])
     assert len(problems[20].teacher_prompt) > 3
     assert ids["20"] in problems[20].teacher_prompt
-    assert resolved(folder, stage=2).problems[0].responses == ()
+    assert resolved(run, stage=2).problems[0].responses == ()
 
 
 def test_the_objective_is_the_stages(folder: Path) -> None:
-    more = (
+    config, paced = checked(
+        folder,
         "actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-mean",
         "distillation.distillation_loss.loss_max_clamp=3",
         "paced.tokens.select=tip",
         "paced.schedule.1.divergence=jsd",
         "+paced.schedule.1.parameters={beta: 0.3}",
     )
-    first, second = (resolved(folder, *more, stage=stage).recipe.objective for stage in (1, 2))
+    first, second = (objective_of(config, paced, stage) for stage in paced.schedule)
     assert (first.divergence, first.topk, first.says_tail, first.token_mean) == ("forward_kl", 8, False, True)
     assert (second.divergence, second.parameters, second.clamp, second.select) == ("jsd", {"beta": 0.3}, 3, "tip")
-    full = (OWN_RESPONSES, "paced.teacher.backend=reference", "paced.teacher.topk=full")
-    exact = resolved(folder, *full).recipe
-    assert (exact.objective.topk, exact.objective.says_tail, exact.teacher) == ("full", True, f"{folder}/teacher")
-    between = resolved(folder, "paced.schedule.0.divergence={from: reverse_kl, to: akl}").recipe.objective
-    assert between.divergence == "reverse_kl"
-    assert resolved(folder, stage=2).recipe.responses == 2
-    assert resolved(folder, stage=2, responses=5).recipe.responses == 5
+    turns = StageConfig(until=1.0, divergence={"from": "reverse_kl", "to": "akl"}, responses="student")
+    assert objective_of(config, paced, turns).divergence == "reverse_kl"
 
 
-def test_a_checkpoint_brings_its_weights_and_its_pass_rates(folder: Path, tmp_path: Path) -> None:
+def test_a_teacher_in_the_trainer_says_its_whole_distribution(folder: Path) -> None:
+    on_policy = "paced.schedule=[{until: 1.0, divergence: reverse_kl, responses: student}]"
+    run = checked(folder, on_policy, "paced.teacher.backend=reference", "paced.teacher.topk=full")
+    recipe = resolved(run).recipe
+    assert (recipe.objective.topk, recipe.objective.says_tail, recipe.teacher) == ("full", True, f"{folder}/teacher")
+
+
+def test_the_student_writes_as_many_responses_as_in_the_run_or_as_said(run: Run) -> None:
+    assert resolved(run, stage=2).recipe.responses == 2
+    assert resolved(run, stage=2, responses=5).recipe.responses == 5
+
+
+def test_a_checkpoint_brings_its_weights_and_its_pass_rates(folder: Path, run: Run, tmp_path: Path) -> None:
     step = tmp_path / "global_step_7"
     write_model(step / "actor" / "huggingface", 3)
-    (step / "paced").mkdir()
     write_table(step / "paced" / "pass_rates.parquet", np.repeat([4, 0], 12))
-    found = resolved(folder, model=str(step))
-    assert found.recipe.student == str(step / "actor" / "huggingface")
-    assert found.table == step / "paced" / "pass_rates.parquet"
-    assert np.bincount(found.bins).tolist() == [12, *[0] * 8, 11]
-    own = ("paced.teacher.backend=student", "paced.teacher.context=answer")
-    assert resolved(folder, *own, model=str(step)).recipe.teacher == found.recipe.student
+    for path in (step, step / "actor"):
+        found = resolved(run, model=str(path))
+        assert found.recipe.student == str(step / "actor" / "huggingface")
+        assert found.table == step / "paced" / "pass_rates.parquet"
+        assert np.bincount(found.bins).tolist() == [12, *[0] * 8, 11]
+    assert found.recipe.teacher == f"{folder}/teacher"
+    own = checked(folder, "paced.teacher.backend=student", "paced.teacher.context=answer")
+    assert resolved(own, model=str(step)).recipe.teacher == found.recipe.student, "whose weights are always its own"
 
 
 @pytest.mark.parametrize(
-    ("options", "more", "message"),
+    ("options", "key", "value", "message"),
     [
-        ({}, ("paced.pass_rate.file=null",), "There are no pass rates"),
-        ({}, ("paced.targets.column=null",), "`paced-verl targets` writes them"),
-        ({"stage": 3}, (), "--stage 3: paced.schedule has 2 stage"),
-        ({"responses": 2}, (), "--responses 2: stage 1 trains on the teacher's responses"),
-        ({}, (OWN_RESPONSES, "paced.teacher.context=rollout"), "none that shows a rollout"),
+        ({}, "pass_rate.file", None, "There are no pass rates"),
+        ({}, "targets.column", None, "`paced-verl targets` writes them"),
+        ({"stage": 3}, "targets.column", None, "--stage 3: paced.schedule has 2 stage"),
+        ({"responses": 2}, "targets.column", None, "--responses 2: stage 1 trains on the teacher's responses"),
+        ({"stage": 2}, "teacher.context", "rollout", "none that shows a rollout"),
+        ({"stage": 2}, "teacher.context", {"a": "none", "b": "answer"}, "knows one context"),
     ],
 )
-def test_a_mistake_says_what_to_do(folder: Path, options: dict[str, Any], more: tuple[str, ...], message: str) -> None:
+def test_a_mistake_says_what_to_do(run: Run, options: dict[str, Any], key: str, value: Any, message: str) -> None:
+    config, paced = run
+    part, name = key.split(".")
+    changed = getattr(paced, part).model_copy(update={name: value})
     with pytest.raises(PacedError, match=message):
-        resolved(folder, *more, **options)
+        resolve(config, paced.model_copy(update={part: changed}), Options(**options))
 
 
-def test_prompts_that_nobody_has_sampled_are_a_mistake(folder: Path, tmp_path: Path) -> None:
-    """A run's own table, which no check has read."""
+def test_prompts_that_nobody_has_sampled_are_a_mistake(run: Run, tmp_path: Path) -> None:
+    """A checkpoint's own table, which no check has read."""
     write_model(tmp_path, 3)
     PassRateTable(PROBLEMS).save(tmp_path / "paced" / "pass_rates.parquet")
     with pytest.raises(PacedError, match="nobody has sampled any of these prompts"):
-        resolved(folder, model=str(tmp_path), stage=2)
+        resolved(run, model=str(tmp_path), stage=2)
 
 
-def test_an_unknown_module_is_one_line_before_any_work(folder: Path, tmp_path: Path, computed: list[int]) -> None:
+def test_an_unknown_module_is_a_message_before_any_work(folder: Path, tmp_path: Path, computed: list[int]) -> None:
     done = diagnose(folder, tmp_path, "--module", "lm_haed")
     assert done.exit_code == 1
     assert "--module lm_haed" in done.stderr
@@ -302,25 +331,24 @@ def test_an_unknown_module_is_one_line_before_any_work(folder: Path, tmp_path: P
     assert computed == []
 
 
-def test_a_damaged_part_is_said(folder: Path, tmp_path: Path, computed: list[int]) -> None:
-    diagnose(folder, tmp_path, "--per-bin", "2")
+def test_a_damaged_part_is_said(run: Run, tmp_path: Path) -> None:
+    table_of(run, tmp_path, per_bin=2)
     part = next((tmp_path / "parts").iterdir())
     part.write_bytes(b"not parquet")
-    done = diagnose(folder, tmp_path, "--per-bin", "2")
-    assert done.exit_code == 1
-    assert f"{part} is not a gradient" in done.stderr
-    assert "Delete it" in done.stderr
+    with pytest.raises(PacedError, match=f"{part} is not a gradient .* Delete it"):
+        table_of(run, tmp_path, per_bin=2)
 
 
-def test_more_workers_than_gpus_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_workers_than_gpus_are_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
     monkeypatch.setattr(measure.ray, "is_initialized", lambda: True)
     monkeypatch.setattr(measure.ray, "cluster_resources", lambda: {"GPU": 2.0})
-    config = compose(overrides(folder, "trainer.device=cuda"))
+    config = OmegaConf.merge(run[0], {"trainer": {"device": "cuda"}})
     with pytest.raises(PacedError, match="--workers 3: each takes a GPU, and Ray's cluster has 2"):
-        next(measure.compute(resolved(folder).recipe, [Problem(0, (3,), (3,))], config, 3))
+        next(measure.compute(resolved(run).recipe, [Problem(0, (3,), (3,))], config, 3))
 
 
-def test_the_choice_stops_looking_once_a_bin_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_choice_stops_looking_once_a_bin_is_full() -> None:
     """A data set has millions of prompts: no more of them are read than are needed."""
     asked: list[int] = []
 
@@ -330,4 +358,4 @@ def test_the_choice_stops_looking_once_a_bin_is_full(monkeypatch: pytest.MonkeyP
             return ((1,),)
 
     bins = np.zeros(1000, np.int64)
-    assert len(inputs.choose(bins, Options(per_bin=3), Every())) == len(asked) == 3  # type: ignore[arg-type]
+    assert len(choose(bins, Options(per_bin=3), Every())) == len(asked) == 3  # type: ignore[arg-type]
