@@ -90,7 +90,7 @@ def test_bins_without_agreement_are_left_out_of_the_fit_and_two_are_too_few() ->
     values = 3 * MIDPOINTS**0.5 * (1 - MIDPOINTS) ** 2
     values[[0, 4, 7]] = [np.nan, -0.1, 0.0]
     assert fit_exponents(values) == pytest.approx([0.5, 2])
-    values[2:] = np.nan
+    values[3:] = np.nan
     assert np.isnan(fit_exponents(values)).all()
 
 

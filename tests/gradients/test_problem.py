@@ -9,9 +9,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
+from paced_verl.divergence.selection import register_token_weight
 from paced_verl.errors import PacedError
 from paced_verl.gradients.problem import Objective, Problem, Teacher, parameters_of, problem_gradient
 from paced_verl.gradients.worker import Recipe, Worker, sizes_of
+from paced_verl.training.loss import _DIAGNOSTICS
 
 VOCAB = 48
 ROUNDING = {"rtol": 1e-5, "atol": 1e-6}  # Qwen3 normalises in float32, whatever its dtype
@@ -112,6 +114,16 @@ def test_a_teacher_with_more_ids_gives_them_no_probability(folder: Path) -> None
     torch.testing.assert_close(found, expected, **ROUNDING)
 
 
+def test_a_top_k_may_hold_ids_that_the_student_does_not_have(folder: Path) -> None:
+    student, teacher = model(folder / "student"), model(folder / "wide")
+    said = Teacher(teacher, 32)(PROBLEM.teacher_prompt, PROBLEM.responses[0])
+    assert (said.topk(32).indices >= VOCAB).any()
+    parameters = list(parameters_of(student, None).values())
+    (found,), _ = problem_gradient(student, Teacher(teacher, 32), parameters, PROBLEM, Objective("forward_kl", topk=32))
+    assert found.isfinite().all()
+    assert found.any()
+
+
 def test_divergence_parameters_clamp_temperature_and_choice_of_tokens_count(folder: Path) -> None:
     """Each moves the gradient; the clamp at 0 leaves none, and half of a response's tokens are what is kept."""
     student, teacher = model(folder / "student"), Teacher(model(folder / "teacher"), "full")
@@ -128,6 +140,29 @@ def test_divergence_parameters_clamp_temperature_and_choice_of_tokens_count(fold
     assert not of(clamp=0.0).any()
     assert not torch.allclose(of(select="tip", keep=0.5), plain)
     torch.testing.assert_close(of(select="tip", keep=1.0), plain)
+
+
+def test_a_choice_of_tokens_is_told_what_the_run_tells_it(folder: Path) -> None:
+    """By the names that the loss uses, (1, tokens) each."""
+    told: list[dict[str, torch.Tensor]] = []
+
+    @register_token_weight("listens")
+    def listens(known: dict[str, torch.Tensor], mask: torch.Tensor, keep: float) -> torch.Tensor:
+        assert keep == 0.25
+        told.append(known)
+        return mask.float()
+
+    student, teacher = model(folder / "student"), model(folder / "teacher")
+    parameters = list(parameters_of(student, None).values())
+    objective = Objective("forward_kl", topk=6, select="listens", keep=0.25)
+    problem_gradient(student, Teacher(teacher, 6), parameters, PROBLEM, objective)
+    response = PROBLEM.responses[0]
+    s, t = log_probs(student, (3, 4, 5), response), log_probs(teacher, (6, 7, 8, 9), response)
+    top = t.topk(6).indices
+    assert told[0].keys() == set(_DIAGNOSTICS)
+    for name, of in (("tail_mass", t), ("student_tail_mass", s)):
+        assert told[0][name][0].tolist() == pytest.approx((1 - of.gather(1, top).exp().sum(1)).tolist(), abs=1e-6)
+    assert (told[0]["forward_kl"] != told[0]["reverse_kl"]).all()
 
 
 def test_gradients_do_not_add_up_over_problems(folder: Path) -> None:
