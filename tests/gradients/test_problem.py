@@ -11,7 +11,14 @@ from transformers import AutoModelForCausalLM, GenerationConfig, Qwen3Config, Qw
 
 from paced_verl.divergence.selection import register_token_weight
 from paced_verl.errors import PacedError
-from paced_verl.gradients.problem import Objective, Problem, Teacher, parameters_of, problem_gradient
+from paced_verl.gradients.problem import (
+    Objective,
+    Problem,
+    Teacher,
+    parameters_of,
+    problem_gradient,
+    response_loss,
+)
 from paced_verl.gradients.worker import Recipe, Worker, sizes_of
 from paced_verl.training.loss import _DIAGNOSTICS
 
@@ -114,6 +121,16 @@ def test_a_teacher_with_more_ids_gives_them_no_probability(folder: Path) -> None
     torch.testing.assert_close(found, expected, **ROUNDING)
 
 
+@pytest.mark.parametrize(("says_tail", "tail"), [(True, 9 * np.exp(-40)), (False, 2.0**-20)])
+def test_a_tail_that_the_teacher_says_is_taken_at_its_word(says_tail: bool, tail: float) -> None:
+    """Servers do not say it: there it is at least what 1 − Σ p can resolve."""
+    said = torch.zeros(2, 10)
+    said[:, 3] = 40
+    objective = Objective("reverse_kl", topk=1, says_tail=says_tail)
+    _, result = response_loss(objective, torch.randn(2, 10), said, None)
+    assert result.teacher_tail.tolist() == pytest.approx([tail] * 2, rel=1e-4)
+
+
 def test_a_top_k_may_hold_ids_that_the_student_does_not_have(folder: Path) -> None:
     student, teacher = model(folder / "student"), model(folder / "wide")
     said = Teacher(teacher, 32)(PROBLEM.teacher_prompt, PROBLEM.responses[0])
@@ -183,7 +200,10 @@ def test_names_are_modules_parameters_or_expressions(folder: Path) -> None:
     assert len(parameters_of(student, "model.layers.1")) < len(parameters_of(student, "model"))
 
 
-@pytest.mark.parametrize(("name", "hint"), [("lm_haed", "'lm_head'"), ("model.layers.1.mpl", "'model.layers.1.mlp'")])
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("lm_haed", "'lm_head'"), ("lm_head.weigh", "'lm_head.weight'"), ("model.layers.1.mpl", "'model.layers.1.mlp'")],
+)
 def test_an_unknown_name_is_said_with_the_nearest(folder: Path, name: str, hint: str) -> None:
     with pytest.raises(PacedError, match=rf"--module {name}.*Did you mean {hint}"):
         parameters_of(model(folder / "student"), name)
