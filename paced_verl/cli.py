@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -24,6 +25,14 @@ app.add_typer(evaluation, name="eval")
 diagnosis = typer.Typer(no_args_is_help=True, help="What can be known before a run is paid for.")
 app.add_typer(diagnosis, name="diagnose")
 _Result = TypeVar("_Result")
+
+
+class Dtype(str, Enum):
+    """What models compute in."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="The overrides of the run, as given to python -m verl.trainer.main_ppo.")
@@ -167,6 +176,54 @@ def report(
     _say(f"{page} ({page.stat().st_size / 1e6:.1f} MB)")
     if show:
         typer.launch(str(page))
+
+
+@diagnosis.command("snr")
+def gradient_snr(
+    out: Annotated[Path, typer.Option(help="Folder of the table, the picture and the gradients; goes on in it.")],
+    overrides: Overrides = None,
+    stage: Annotated[int, typer.Option(help="Whose divergence and responses: the stage of paced.schedule.")] = 1,
+    module: Annotated[
+        str | None, typer.Option(help="A module, a parameter, or a regular expression; the output layer by default.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Another student: Hugging Face folder, verl checkpoint, or name on the hub.")
+    ] = None,
+    per_bin: Annotated[int, typer.Option(min=2, help="Problems a bin of the pass rate at most.")] = 32,
+    responses: Annotated[
+        int | None, typer.Option(min=1, help="Responses a problem in a stage on the student's; the run's by default.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Ray workers; one a GPU by default.")] = None,
+    dtype: Annotated[Dtype, typer.Option(help="Of both models.")] = Dtype.float32,
+    dimensions: Annotated[int, typer.Option(min=64, help="Numbers that are kept of a gradient.")] = 16_384,
+    seed: Annotated[int, typer.Option(help="Of problems, sampling, projection and intervals.", min=0)] = 0,
+    config_name: ConfigName = "ppo_trainer",
+    config_path: ConfigPath = None,
+) -> None:
+    """Measure how much the gradients of problems agree, by pass rate: what p(1−p) stands on. Loads both models."""
+
+    def measured() -> None:
+        from paced_verl.checks import check
+        from paced_verl.gradients.inputs import Options, resolve
+        from paced_verl.gradients.measure import plan, run
+        from paced_verl.gradients.result import NUMBERS, PICTURE, TABLE, evaluate, save
+        from paced_verl.launch.hydra import compose
+        from paced_verl.report.snr import draw, exponents, table
+
+        config = compose(overrides or [], config_name, config_path)
+        paced, _ = check(config)
+        options = Options(stage, module, model, per_bin, responses, dtype.value, dimensions, seed)
+        measurement = plan(resolve(config, paced, options), out)
+        _say(f"{measurement}\nworkers: {workers or 'one a GPU, or one without GPUs'}")
+        run(measurement, config, workers)
+        result = evaluate(measurement)
+        save(measurement, result, out)
+        draw(result.snr, out / PICTURE, measurement.title)
+        _show(table(result.snr))
+        _say(f"as in the paper: {exponents(result.snr.plain)}\nwithout noise: {exponents(result.snr.corrected)}")
+        _say(", ".join(str(out / name) for name in (TABLE, NUMBERS, PICTURE)))
+
+    _or_exit(measured)
 
 
 @evaluation.command()
