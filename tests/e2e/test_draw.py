@@ -14,6 +14,7 @@ from paced_verl.pacing.protocol import Window
 from paced_verl.pacing.window import WindowSampler
 from paced_verl.report.run import Run
 from tests.e2e import server_counters
+from tests.e2e.conftest import ROOT
 from tests.e2e.harness import Workplace
 from tests.e2e.test_resume import find_state
 
@@ -76,4 +77,8 @@ def test_a_run_killed_in_a_window_goes_on_and_measures_nothing_twice(workplace: 
 
 
 def noting(file: Path) -> dict[str, str]:
-    return {"VERL_USE_EXTERNAL_MODULES": "tests.e2e.server_counters", server_counters.FILE: str(file)}
+    return {
+        "VERL_USE_EXTERNAL_MODULES": "tests.e2e.server_counters",
+        "PYTHONPATH": str(ROOT),
+        server_counters.FILE: str(file),
+    }
