@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from paced_verl.pacing.kernel import Kernel
 from paced_verl.pacing.pass_rates import PassRateTable
+from paced_verl.pacing.policies import register_sampler
 from paced_verl.pacing.protocol import SamplerSettings
-from paced_verl.pacing.sampler import register_sampler
 
 
 class EasyFirst:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.console import Console
 from rich.table import Column, Table
 
 from paced_verl.errors import PacedError
+
+if TYPE_CHECKING:
+    from paced_verl.pacing.pass_rates import PassRateTable
+    from paced_verl.report.run import Run
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="PACED distillation for verl.")
 pass_rates = typer.Typer(no_args_is_help=True, help="Look at pass-rate tables.")
@@ -20,6 +25,14 @@ app.add_typer(evaluation, name="eval")
 diagnosis = typer.Typer(no_args_is_help=True, help="What can be known before a run is paid for.")
 app.add_typer(diagnosis, name="diagnose")
 _Result = TypeVar("_Result")
+
+
+class Dtype(str, Enum):
+    """What models compute in."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="The overrides of the run, as given to python -m verl.trainer.main_ppo.")
@@ -67,8 +80,14 @@ def targets(
 
 
 @pass_rates.command("show")
-def show(file: Annotated[Path, typer.Argument(help="A pass_rates.parquet, of a checkpoint or your own.")]) -> None:
-    """Summarise a table: how hard the problems are for the student, and what the paper's weight makes of them."""
+def show(
+    file: Annotated[Path, typer.Argument(help="A pass_rates.parquet, of a checkpoint or your own.")],
+    teacher: Annotated[
+        Path | None, typer.Option(help="The teacher's table; by default teacher_pass_rates.parquet beside FILE.")
+    ] = None,
+) -> None:
+    """Summarise a table: how hard the problems are for the student, and what the paper's weight makes of them; and
+    where the teacher's own responses were judged, which of them it solves."""
     from paced_verl.pacing.kernel import Kernel
     from paced_verl.pacing.pass_rates import PassRateTable
 
@@ -85,6 +104,22 @@ def show(file: Annotated[Path, typer.Argument(help="A pass_rates.parquet, of a c
         share = count / max(1, seen.sum())
         histogram.add_row(f"{i / 10:.1f}–{(i + 1) / 10:.1f}", str(count), f"{share:.0%}", "█" * round(60 * share))
     _show(histogram)
+    beside = file.with_name("teacher_pass_rates.parquet")
+    if teacher is not None or beside.exists():
+        _show_teacher(table, _or_exit(lambda: PassRateTable.load(teacher or beside, len(table), table.fingerprint)))
+
+
+def _show_teacher(student: PassRateTable, teacher: PassRateTable) -> None:
+    """Prompts by how often the student and the teacher solve them."""
+    from paced_verl.pacing.reliability import two_way
+
+    bins = ("below .2", ".2 to .8", "above .8", "not known")
+    both = Table("student ↓  teacher →", *bins)
+    for name, counts in zip(bins, two_way(student, teacher).tolist(), strict=True):
+        both.add_row(name, *map(str, counts))
+    judged = int((teacher.samples > 0).sum())
+    _say(f"teacher: pass rate {teacher.summary()['mean']:.3f} over the {judged} prompts it was judged on")
+    _show(both)
 
 
 @diagnosis.command()
@@ -116,6 +151,79 @@ def weights(
     for price in found.prices:
         prices.add_row(str(price.samples), str(price.rollouts), f"{price.empirical:.0%}", f"{price.posterior:.0%}")
     _show(prices)
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(help="The run's trainer.default_local_dir (or a metrics file); others to compare.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="File to write. Default: paced/report.html in the run.")] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers instead of making a page.")] = False,
+) -> None:
+    """Make a page of a run: did it work, where did the budget go, what was learned, is it healthy."""
+    from paced_verl.report.run import default_page, read_all
+
+    loaded = _or_exit(lambda: read_all(runs))
+    if as_json:
+        from paced_verl.report.summary import in_json, summarise_all
+
+        numbers = in_json(summarise_all(loaded))
+        print(numbers) if out is None else out.write_text(numbers)
+        return
+    page = _or_exit(lambda: _write_page(loaded, out or default_page(runs[0])))
+    _say(f"{page} ({page.stat().st_size / 1e6:.1f} MB)")
+    if show:
+        typer.launch(str(page))
+
+
+@diagnosis.command("snr")
+def gradient_snr(
+    out: Annotated[Path, typer.Option(help="Folder of the table, the picture and the gradients; goes on in it.")],
+    overrides: Overrides = None,
+    stage: Annotated[int, typer.Option(help="Whose divergence and responses: the stage of paced.schedule.")] = 1,
+    module: Annotated[
+        str | None, typer.Option(help="A module, a parameter, or a regular expression; the output layer by default.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Another student: Hugging Face folder, verl checkpoint, or name on the hub.")
+    ] = None,
+    per_bin: Annotated[int, typer.Option(min=2, help="Problems a bin of the pass rate at most.")] = 32,
+    responses: Annotated[
+        int | None, typer.Option(min=1, help="Responses a problem in a stage on the student's; the run's by default.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Ray workers; one a GPU by default.")] = None,
+    dtype: Annotated[Dtype, typer.Option(help="Of both models.")] = Dtype.float32,
+    dimensions: Annotated[int, typer.Option(min=64, help="Numbers that are kept of a gradient.")] = 16_384,
+    seed: Annotated[int, typer.Option(help="Of problems, sampling, projection and intervals.", min=0)] = 0,
+    config_name: ConfigName = "ppo_trainer",
+    config_path: ConfigPath = None,
+) -> None:
+    """Measure how much the gradients of problems agree, by pass rate: what p(1−p) stands on. Loads both models."""
+
+    def measured() -> None:
+        from paced_verl.checks import check
+        from paced_verl.gradients.inputs import Options, resolve
+        from paced_verl.gradients.measure import plan, run
+        from paced_verl.gradients.result import NUMBERS, PICTURE, TABLE, evaluate, save
+        from paced_verl.launch.hydra import compose
+        from paced_verl.report.snr import draw, exponents, table
+
+        config = compose(overrides or [], config_name, config_path)
+        paced, _ = check(config)
+        options = Options(stage, module, model, per_bin, responses, dtype.value, dimensions, seed)
+        measurement = plan(resolve(config, paced, options), out)
+        _say(f"{measurement}\nworkers: {workers or 'one a GPU, or one without GPUs'}")
+        run(measurement, config, workers)
+        result = evaluate(measurement)
+        save(measurement, result, out)
+        draw(result.snr, out / PICTURE, measurement.title)
+        _show(table(result.snr))
+        _say(f"as in the paper: {exponents(result.snr.plain)}\nwithout noise: {exponents(result.snr.corrected)}")
+        _say(", ".join(str(out / name) for name in (TABLE, NUMBERS, PICTURE)))
+
+    _or_exit(measured)
 
 
 @evaluation.command()
@@ -204,6 +312,19 @@ def retention(
             "--model-args dtype=bfloat16 makes them equal.",
             style="yellow",
         )
+
+
+def _write_page(runs: list[Run], out: Path) -> Path:
+    """Write the page, if what draws it is installed."""
+    try:
+        from paced_verl.report.page import write_page
+    except ModuleNotFoundError as error:
+        raise PacedError(
+            f"A page needs {error.name}, which is not installed: pip install 'paced-verl[report]'. "
+            "--json prints the numbers without it."
+        ) from None
+    write_page(runs, out)
+    return out
 
 
 def _percent(mean: float, error: float, interval: tuple[float, float]) -> tuple[str, str, str]:

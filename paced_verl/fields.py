@@ -13,11 +13,12 @@ From the trainer to the agent loop, on a training prompt:
 ``GROUP_WEIGHTS``  what ``WEIGHT`` becomes with 0, 1, … correct responses beside this one, or ``None``: it stays
 ``TARGET``         stored teacher response (token ids; empty: none could be had), or ``None``: the teacher writes one
 
-and on a prompt whose pass rate is estimated, ``TEMPERATURE``. Rows go on to the actor, and back to the driver, with
+and on a prompt that is measured, ``TEMPERATURE`` and ``BY_TEACHER``: whether it is the teacher that responds. Rows go
+on to the actor, and back to the driver, with
 
 ``PROMPT``, ``STAGE``           (B, 1) int64
 ``WEIGHT``, ``MIX``, ``TASK``   (B, 1) float32
-``TEACHER``                     (B, 6) float32: what was asked of the teacher, see ``TEACHER_NAMES``
+``TEACHER``                     (B, 7) float32: what was asked of the teacher, see ``TEACHER_NAMES``
 ``TEACHER_PROMPT``              jagged (B, tokens) int64: the teacher's prompt, for a teacher in the trainer's workers
 """
 
@@ -39,13 +40,14 @@ SESSIONS = "paced_sessions"
 GROUP_WEIGHTS = "paced_group_weights"
 TARGET = "paced_target"
 TEMPERATURE = "paced_temperature"
+BY_TEACHER = "paced_by_teacher"
 TEACHER = "paced_teacher"
 TEACHER_PROMPT = "paced_teacher_prompt"
 
-TEACHER_NAMES = ("tokens", "seconds", "gave_up", "tokens_saved", "no_context", "self_taught")
+TEACHER_NAMES = ("tokens", "seconds", "gave_up", "tokens_saved", "no_context", "self_taught", "tries")
 """Columns of ``TEACHER``: tokens the teacher read and wrote; seconds it took; 1 if no response could be had; tokens it
 did not have to read, because the row weighs nothing; 1 if its context needed a correct rollout and there was none; 1 if
-routing had the student's own servers score it."""
+routing had the student's own servers score it; responses that the teacher wrote until one was kept."""
 
 
 def per_row(field: torch.Tensor) -> torch.Tensor:

@@ -49,3 +49,30 @@ def paired(before: npt.ArrayLike, after: npt.ArrayLike) -> Estimate:
     if first.shape != second.shape:
         raise ValueError(f"expected the same units before and after, got shapes {first.shape} and {second.shape}")
     return estimate(first - second)
+
+
+def bounded(mean: float, units: int, within: float = 0.0) -> Estimate:
+    """The mean of values in [0, 1], one a unit, of which only the mean is known, with its largest possible error.
+
+    Values in [0, 1] of mean m vary by m(1 − m) at most. Where a unit's value is itself the mean of samples in {0, 1},
+    the samples' variance within a unit is not the units': m(1 − m) is the sum of both.
+
+    Args:
+        mean: m.
+        units: n.
+        within: Mean of the samples' standard deviation (ddof 0) in a unit. Its square is at most the mean variance, so
+            the error that comes out is still an upper bound.
+
+    Returns:
+        Standard error √((m(1 − m) − within²) / (n − 1)); NaN where that says nothing: for one unit, outside of [0, 1],
+        and where all values must be equal, as for a mean of 0 or 1.
+    """
+    variance = mean * (1 - mean) - within**2
+    error = float(np.sqrt(variance / (units - 1))) if variance > 0 and units > 1 else float("nan")
+    return Estimate(units, mean, error)
+
+
+def difference(first: Estimate, second: Estimate) -> Estimate:
+    """``first − second`` of means over different units; over the same ones the error is mostly smaller."""
+    error = float(np.hypot(first.standard_error, second.standard_error))
+    return Estimate(min(first.units, second.units), first.mean - second.mean, error)

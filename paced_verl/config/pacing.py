@@ -13,7 +13,7 @@ from paced_verl.config.base import Block, Exponent, Fraction, Number, PriorCount
 from paced_verl.pacing.instructions import Route
 from paced_verl.pacing.kernel import Kernel, fit_exponents, fit_prior
 from paced_verl.pacing.pass_rates import PassRateTable
-from paced_verl.pacing.sampler import get_sampler
+from paced_verl.pacing.policies import get_sampler
 from paced_verl.teacher.context import TeacherContext
 
 
@@ -60,6 +60,8 @@ class WeightConfig(KernelConfig):
     """``moments`` takes α and β from the table's mean and variance instead of from the keys above."""
     source: Literal["table", "group"] = "table"
     """``table``: the pass rate known when the prompt is drawn. ``group``: that of the step's own rollouts of it."""
+    teacher: Literal["gate", "min", "product"] | None = None
+    """What the teacher's own pass rate makes of the weight: :class:`paced_verl.pacing.reliability.Reliability`."""
 
     @model_validator(mode="after")
     def _consistent(self) -> WeightConfig:
@@ -67,12 +69,16 @@ class WeightConfig(KernelConfig):
             raise ValueError(f"fit: {self.fit} sets the exponents of kernel: beta, not of kernel: {self.kernel}")
         if self.source == "group" and (self.fit or (self.estimate == "posterior" and self.prior is None)):
             raise ValueError("source: group fits nothing to a table: set alpha and beta, and prior for a posterior")
+        if self.source == "group" and self.teacher:
+            raise ValueError("source: group weighs by the step's own rollouts; teacher goes with source: table")
         return self
 
     @property
     def can_be_zero(self) -> bool:
         """Whether there are pass rates that weigh 0."""
-        return self.estimate == "empirical" and not self.to_kernel().of_rate(np.linspace(0, 1, 101)).all()
+        return self.teacher is not None or (
+            self.estimate == "empirical" and not self.to_kernel().of_rate(np.linspace(0, 1, 101)).all()
+        )
 
     def with_exponents(self, kernel: Kernel, table: PassRateTable) -> Kernel:
         """The kernel with the exponents that ``fit`` takes from a table; as it is without ``fit``.
@@ -98,8 +104,13 @@ class PassRateConfig(Block):
     samples: Annotated[Whole, Field(ge=1, le=1024)] = 8
     """Responses K a prompt."""
     temperature: Temperature = 1.0
-    refresh: Literal["start", "stage", "every", "never"] = "stage"
+    refresh: Literal["start", "stage", "every", "draw", "never"] = "stage"
+    """``draw``: a prompt's, when it is about to be drawn, and of no other; else of all prompts at these steps."""
     every_steps: Steps | None = None
+    ahead: Annotated[Whole, Field(ge=1, le=1024)] = 2
+    """Batches that are measured before they can be drawn, with ``refresh: draw``."""
+    max_age: Steps | None = None
+    """Steps after which a prompt that is about to be drawn is measured again, with ``refresh: draw``; null: never."""
     at_end: StrictBool = False
     """Estimate once more after the last step, for the record."""
     from_training: StrictBool = True
@@ -108,6 +119,9 @@ class PassRateConfig(Block):
     """What an observation keeps of a prompt's older counts; 1 keeps them all, and lags behind a student that learns."""
     threshold: Number = 0.5
     """A response is correct from this score on (verl's ``acc`` where the reward function gives it, else the reward)."""
+    teacher_samples: Annotated[Whole, Field(ge=1, le=1024)] | None = None
+    """Responses of the teacher a prompt, judged when the prompt's own are measured for the first time; null: none are
+    asked for beside those that train."""
     file: Text | None = None
     """Start from this table instead of estimating at the start."""
 
@@ -115,6 +129,9 @@ class PassRateConfig(Block):
     def _consistent(self) -> PassRateConfig:
         if (self.refresh == "every") != (self.every_steps is not None):
             raise ValueError("every_steps goes with refresh: every, and refresh: every needs every_steps")
+        for key in ("ahead", "max_age"):
+            if self.refresh != "draw" and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} goes with refresh: draw")
         return self
 
 
@@ -127,7 +144,7 @@ class SamplerConfig(Block):
     """Which prompts come next. ``power`` γ draws q ∝ w^γ and leaves w^(1−γ) to the loss: same expected gradient."""
 
     policy: Annotated[Text, AfterValidator(_sampler)] = "pass_rate"
-    """Who draws: ``pass_rate``, or a name given to :func:`paced_verl.pacing.sampler.register_sampler`."""
+    """Who draws: ``pass_rate``, or a name given to :func:`paced_verl.pacing.policies.register_sampler`."""
     power: Annotated[Number, Field(ge=0, le=10)] = 0.0
     explore: Fraction = 0.0
     skip_zero_weight: StrictBool = True

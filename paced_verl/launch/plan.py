@@ -11,7 +11,8 @@ from paced_verl.checks import check, check_length, number_of_prompts
 from paced_verl.config import PacedConfig
 from paced_verl.config.verdicts import Verdict
 from paced_verl.config.wiring import teacher_paths
-from paced_verl.pacing.schedule import Schedule, Stage, refresh_due
+from paced_verl.launch.price import Price, refreshes
+from paced_verl.pacing.schedule import Schedule, Stage
 
 
 @dataclass(frozen=True)
@@ -72,16 +73,8 @@ class Plan:
         return self.batch * (self.n if stage.responses == "student" else 1)
 
     def refreshes(self) -> list[int]:
-        """The steps before which pass rates are estimated."""
-        if self.schedule is None:
-            return []
-        settings, due = self.paced.pass_rate, []
-        last: int | None = None if settings.file is None else 1
-        for step in range(1, self.schedule.stages[-1].last + 1):
-            if refresh_due(step, last, settings.refresh, settings.every_steps, self.schedule):
-                due.append(step)
-                last = step
-        return due
+        """The steps before which all pass rates are estimated."""
+        return [] if self.schedule is None else refreshes(self.paced, self.schedule)
 
     def __str__(self) -> str:
         return "\n".join(["paced-verl will run:", *(f"  {line}" for line in self._lines())])
@@ -103,6 +96,9 @@ class Plan:
         lines.append(
             f"weight: {weight.kernel} {detail}, {weight.estimate} estimate, mean 1 over all prompts".replace(" ,", ",")
         )
+        if weight.teacher:
+            meaning = {"gate": "0 unless r ≥ 1/2", "product": "times r", "min": "no more than r times the largest"}
+            lines.append(f"teacher's own pass rate r: {weight.teacher}, {meaning[weight.teacher]}; {self._judged()}")
         lines.append(f"pass rates: {self._estimates()}")
         lines += self._price()
         lines += self._visits()
@@ -161,35 +157,10 @@ class Plan:
         )
 
     def _price(self) -> list[str]:
-        """What the whole run generates and has scored, and a warning where most of it only measures pass rates."""
-        settings = self.paced.pass_rate
+        """What the whole run generates and has scored."""
         if self.schedule is None or self.prompts is None:
             return []
-        rows = [(stage.responses, self.rows(stage) * (stage.last - stage.first + 1)) for stage in self.schedule.stages]
-        training = sum(count for responses, count in rows if responses == "student")
-        times = len(self.refreshes()) + settings.at_end
-        estimates = times * self.prompts * settings.samples
-        rollouts = estimates + training
-        share = f" ({estimates / rollouts:.0%})" if rollouts else ""
-        lines = [
-            f"whole run: {rollouts:,} rollouts, {estimates:,} of them{share} for estimates; at most "
-            f"{sum(count for _, count in rows):,} teacher scorings"
-        ]
-        if estimates > training:
-            lines.append(f"warning: more than half of the rollouts only measure pass rates; {self._cheaper(times)}")
-        return lines
-
-    def _cheaper(self, times: int) -> str:
-        """The setting that saves most of the estimates."""
-        settings = self.paced.pass_rate
-        if times > 1:
-            return "paced.pass_rate.refresh=start measures once, and from_training=true keeps up for free"
-        if settings.samples > 2:
-            return (
-                f"paced.pass_rate.samples={settings.samples // 2} halves them (with paced.weight.estimate=posterior, "
-                "which allows for few samples)"
-            )
-        return "paced.pass_rate.file=… takes those of an earlier run"
+        return list(Price.of(self.paced, self.schedule, self.prompts, self.batch, self.n).lines())
 
     def _visits(self) -> list[str]:
         """How often training sees each prompt, and a warning where its pass rate rests on too few of these visits."""
@@ -203,16 +174,33 @@ class Plan:
         most = max(sum(student[start:end]) for start, end in itertools.pairwise(estimated)) * self.batch / self.prompts
         visits = sum(student) * self.batch / self.prompts
         lines = [f"visits: {sum(student)} student steps × {self.batch} / {self.prompts} prompts = {visits:.1f} of each"]
-        if rates.refresh != "every" and most < 3:
+        if rates.refresh not in ("every", "draw") and most < 3:
             lines.append(
                 f"warning: {most:.1f} visits between estimates, and a pass rate learned from less than 3 lags behind "
                 "the student; only another estimate helps (paced.pass_rate.refresh=every)"
             )
         return lines if any(student) else []
 
+    def _judged(self) -> str:
+        """Which responses of the teacher its own pass rate is known from."""
+        paced = self.paced
+        sampled = (
+            f"{paced.pass_rate.teacher_samples} of its responses a prompt" if paced.pass_rate.teacher_samples else ""
+        )
+        stored = paced.targets.file or ""
+        writes = any(stage.responses == "teacher" for stage in paced.schedule)
+        sources = [source for source in (stored, sampled, "what it writes to train on" if writes else "") if source]
+        return f"known from {', '.join(sources)}"
+
     def _estimates(self) -> str:
         settings, due = self.paced.pass_rate, self.refreshes()
         parts = [f"from {settings.file}"] if settings.file else []
+        if settings.refresh == "draw":
+            again = f", again after {settings.max_age} steps" if settings.max_age else ""
+            parts.append(
+                f"K={settings.samples} at temperature {settings.temperature:g} of what is about to be drawn, "
+                f"{settings.ahead} batch(es) ahead{again},"
+            )
         if due:
             total = "" if self.prompts is None else f", {self.prompts * settings.samples} rollouts each time"
             where = ", ".join(map(str, due)) if len(due) <= 6 else f"{due[0]}, {due[1]}, … ({len(due)} times)"

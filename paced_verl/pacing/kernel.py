@@ -92,6 +92,12 @@ class Kernel:
         weights[seen] = self.of_rate(k[seen] / n[seen])
         return weights
 
+    @property
+    def peak(self) -> float:
+        """The largest w(p), over a grid of 1,001 pass rates; infinite for a negative exponent."""
+        with np.errstate(divide="ignore"):
+            return float(self.of_rate(np.linspace(0, 1, 1001)).max())
+
     def of_rate(self, rate: FloatArray) -> FloatArray:
         """w(p) for pass rates p in [0, 1], with 0^0 = 1."""
         if self.name == "beta":

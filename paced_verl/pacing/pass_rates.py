@@ -27,7 +27,8 @@ class PassRateTable:
     """Counts for prompts 0 … size−1.
 
     successes, samples: float32[size]; fractions once counts have decayed.
-    last_seen: int32[size], the training step of the last observation, −1 for never.
+    last_seen: int32[size], the training step of the last observation, or of a measurement that no response came of;
+        −1 for never.
     decay: what an old count is multiplied by when its prompt is observed again; 1 keeps everything.
     fingerprint: names the data set the counts belong to; empty where that is not known.
     """
@@ -86,6 +87,14 @@ class PassRateTable:
                 f"{k.ravel()[i]} of {n.ravel()[i]} for prompt {prompts.ravel()[i]}"
             )
         return prompts.astype(np.int64, copy=False), k, n
+
+    def take_over(self, other: "PassRateTable") -> None:
+        """Hold another's counts, of the same prompts, from here on."""
+        for mine, theirs in zip(self._columns(), other._columns(), strict=True):
+            mine[:] = theirs
+
+    def _columns(self) -> tuple[npt.NDArray[Any], ...]:
+        return self.successes, self.samples, self.last_seen
 
     def rates(self, prompts: npt.NDArray[np.int64] | slice = slice(None)) -> npt.NDArray[np.float32]:
         """Pass rates float32 of these prompts, all by default; NaN for one without samples."""

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from paced_verl.pacing.kernel import Kernel
 from paced_verl.pacing.pass_rates import PassRateTable
+from paced_verl.pacing.reliability import Reliability
 
 IntArray = npt.NDArray[np.int64]
 
@@ -53,6 +54,31 @@ class PromptSampler(Protocol):
         """Numbers for the log."""
 
 
+class LooksAhead(PromptSampler, Protocol):
+    """A sampler that draws what was measured, and says what that takes."""
+
+    def missing(self, step: int, draws: int) -> IntArray:
+        """Prompts that must be measured before ``draws`` can be drawn in a step, each once: int64."""
+
+    def ahead(self, step: int, draws: int) -> IntArray:
+        """Prompts to be measured together, so that up to ``draws`` of the draws to come need not wait: int64."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """How far a run looks ahead that measures prompts when they are about to be drawn.
+
+    Attributes:
+        batch: Prompts of a batch B.
+        ahead: Batches that are measured before they can be drawn.
+        max_age: Steps after which a pass rate is measured again; ``None``: never.
+    """
+
+    batch: int
+    ahead: int = 2
+    max_age: int | None = None
+
+
 @dataclass(frozen=True)
 class SamplerSettings:
     """What a run asks of its sampler.
@@ -61,6 +87,8 @@ class SamplerSettings:
         power, explore, seed: As ``paced.sampler`` has them.
         skip_zero_weight: Whether prompts of weight 0 may be left out.
         epoch_size: Prompts of a pass.
+        teacher: What the teacher's own pass rates make of a weight.
+        window: Where prompts are measured when they are about to be drawn; the sampler is then a :class:`LooksAhead`.
     """
 
     power: float
@@ -68,3 +96,5 @@ class SamplerSettings:
     seed: int
     skip_zero_weight: bool
     epoch_size: int
+    window: Window | None = None
+    teacher: Reliability | None = None

@@ -1,7 +1,7 @@
 """Which prompts come next, and what their loss must be multiplied by."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from paced_verl.pacing.kernel import Kernel
 from paced_verl.pacing.pass_rates import PassRateTable
-from paced_verl.pacing.protocol import IntArray, PromptSampler, SamplerSettings
-from paced_verl.registry import registered, registering
+from paced_verl.pacing.protocol import IntArray
+from paced_verl.pacing.reliability import Reliability
 
 _BLOCK = 256  # prompts that share one entry of the sums a draw searches
 _PART = 256 * _BLOCK  # prompts handled at once in a pass over all of them; its temporaries fit a core's cache
@@ -33,6 +33,7 @@ class PassRateSampler:
     power γ > 0: m = w^γ, independent draws. γ = 1 puts all of the weight into the sampling.
     explore: share of draws that are uniform over all prompts, so that prompts of weight 0 are measured again.
     skip_zero_weight: do not draw prompts that would train nothing; a γ > 0 never draws them.
+    teacher: what the teacher's own pass rates make of w.
     epoch_size: number of prompts in one pass of ``iter()``, by default N. It is independent of the epochs at γ = 0: a
         multiple of the batch size keeps a ``drop_last`` loader from discarding prompts.
 
@@ -54,6 +55,7 @@ class PassRateSampler:
         skip_zero_weight: bool = True,
         seed: int = 0,
         epoch_size: int | None = None,
+        teacher: Reliability | None = None,
     ) -> None:
         if not 0 <= power < math.inf:
             raise ValueError(f"sampler: power must be >= 0, got {power}")
@@ -63,7 +65,7 @@ class PassRateSampler:
             raise ValueError(f"sampler: seed must be >= 0, got {seed}")
         if epoch_size is not None and epoch_size < 1:
             raise ValueError(f"sampler: epoch_size must be >= 1, got {epoch_size}")
-        self.table, self.kernel = table, kernel
+        self.table, self.kernel, self.teacher = table, kernel, teacher
         self.power, self.explore, self.skip_zero_weight, self.seed = power, explore, skip_zero_weight, seed
         self.size = len(table)
         self._epoch_size = epoch_size or self.size
@@ -83,10 +85,11 @@ class PassRateSampler:
         Raises ValueError if all weights are 0, or the table has another size.
         """
         self.kernel, self.table = kernel or self.kernel, table or self.table
+        self._peak = self.kernel.peak
         if len(self.table) != self.size:
             raise ValueError(f"sampler: the table has {len(self.table)} prompts, the sampler {self.size}")
         for part in self._parts():
-            self._weights[part] = self.kernel(self.table.successes[part], self.table.samples[part])
+            self._weights[part] = self._weigh(part)
             self._sum_blocks(slice(part.start // _BLOCK, -(-part.stop // _BLOCK)))
         self._sum_all()
         self._check_weights()
@@ -94,9 +97,14 @@ class PassRateSampler:
     def update(self, prompts: npt.ArrayLike) -> None:
         """Recompute the weights of these prompts, after ``table.observe``."""
         prompts = np.unique(np.asarray(prompts, np.int64))
-        self._weights[prompts] = self.kernel(self.table.successes[prompts], self.table.samples[prompts])
+        self._weights[prompts] = self._weigh(prompts)
         self._sum_blocks(np.unique(prompts // _BLOCK))
         self._sum_all()
+
+    def _weigh(self, prompts: IntArray | slice) -> FloatArray:
+        """w by the student's counts, and by the teacher's; NaN: not known."""
+        weights = self.kernel(self.table.successes[prompts], self.table.samples[prompts])
+        return weights if self.teacher is None else self.teacher(weights, prompts, self._peak)
 
     def draw(self, n: int) -> IntArray:
         """The next n prompts, int64[n]; the same as n times ``draw(1)``. Raises ValueError if all weights are 0."""
@@ -184,29 +192,30 @@ class PassRateSampler:
             "explore": self.explore,
             "skip_zero_weight": self.skip_zero_weight,
             "kernel": {**asdict(self.kernel), "prior": list(self.kernel.prior)},
+            "teacher": None if self.teacher is None else self.teacher.rule,
         }
 
     def metrics(self, step: int) -> dict[str, float]:
-        """Numbers for the log: raw mean and largest w̃, share of zero weights, effective sample share (Σw)²/(N Σw²),
-        entropy of q over log N, mean steps since a prompt was observed, and how the pass rates are spread."""
+        """Numbers for the log. Of the prompts whose weight is known: raw mean, largest w̃, share of zero weights,
+        effective share (Σw)²/(n Σw²). Of all: entropy of q over log N. Mean steps since a prompt was observed, and how
+        the pass rates are spread."""
         largest = square = entropy = 0.0
         for part in self._parts():
-            w = self.weights(part)
-            largest = max(largest, float(w.max()))
-            square += float(w @ w)
-            q = self._probability(w)
+            w = self._weights[: self.size][part].astype(np.float64)
+            largest, square = max(largest, float(np.nanmax(w, initial=0.0))), square + float(np.nansum(w * w))
+            q = self._probability(self._fill(w))
             entropy -= float(q @ np.log(np.maximum(q, 1e-300)))  # 0 log 0 = 0
-        _, _, positive, unknown = self._sums.sum(axis=1)
-        mean = self._mean or math.nan
+        weight, _, positive, unknown = self._sums.sum(axis=1)
+        known = self.size - unknown or math.nan
         rates = self.table.summary()
         return {
             "paced/weight/mean": self._mean,
-            "paced/weight/max": largest / mean,
-            "paced/weight/zero_share": 1 - (positive + unknown) / self.size,
-            "paced/weight/ess": self.size * mean**2 / (square or math.nan),
+            "paced/weight/max": largest / (self._mean or math.nan),
+            "paced/weight/zero_share": 1 - positive / known,
+            "paced/weight/ess": weight**2 / (known * square or math.nan),
             "paced/sampler/entropy": entropy / math.log(max(self.size, 2)),
             "paced/sampler/staleness": self.table.staleness(step),
-            **{f"paced/pass_rate/{key}": rates[key] for key in ("mean", "low", "frontier", "high")},
+            **{f"paced/pass_rate/{key}": rates[key] for key in ("mean", "low", "frontier", "high", "unseen")},
         }
 
     def _parts(self) -> Iterator[slice]:
@@ -288,38 +297,6 @@ class PassRateSampler:
             self._order = shuffled(index, self.size, (self.seed, self._epoch))
             self._order_of = (self._epoch, start)
         return self._order[self._position - start :]
-
-
-MakeSampler = Callable[[PassRateTable, Kernel, SamplerSettings], PromptSampler]
-_POLICIES: dict[str, MakeSampler] = {}
-
-
-def register_sampler(name: str) -> Callable[[MakeSampler], MakeSampler]:
-    """Decorator: make a sampler known as ``paced.sampler.policy``.
-
-    >>> @register_sampler("in_order")
-    ... def in_order(table, kernel, settings):
-    ...     return InOrder(len(table), settings.epoch_size)
-
-    Raises:
-        ValueError: The name is taken.
-    """
-    return registering(_POLICIES, "sampler", name)
-
-
-def get_sampler(name: str) -> MakeSampler:
-    """What makes a registered sampler.
-
-    Raises:
-        PacedError: Nobody has registered it.
-    """
-    return registered(_POLICIES, "sampler", name)
-
-
-@register_sampler("pass_rate")
-def pass_rate_sampler(table: PassRateTable, kernel: Kernel, settings: SamplerSettings) -> PassRateSampler:
-    """The sampler of a run, by default."""
-    return PassRateSampler(table, kernel, **asdict(settings))
 
 
 def shuffled(index: IntArray, size: int, key: tuple[int, int]) -> IntArray:

@@ -125,9 +125,10 @@ def refresh_due(step: int, last_refresh: int | None, refresh: str, every_steps: 
         step: The step about to be trained.
         last_refresh: The step before which they were last estimated (1 for a table from a file); ``None``: never.
         refresh: ``paced.pass_rate.refresh``: ``start`` once; ``stage`` also at every stage switch; ``every`` also every
-            ``every_steps`` steps; ``never`` not at all (the table comes from a file or from training rollouts).
+            ``every_steps`` steps; ``never`` not at all (the table comes from a file or from training rollouts), and
+            ``draw`` not all of them at once.
     """
-    if refresh == "never":
+    if refresh in ("never", "draw"):
         return False
     if last_refresh is None:
         return True

@@ -1,11 +1,12 @@
-"""The one way to learn how the student does on some prompts: for pass rates, probes and reports."""
+"""The one way to learn how the student, or the teacher, does on some prompts: for pass rates, probes and reports."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from paced_verl.pacing.protocol import IntArray
+from paced_verl.pacing.schedule import Responses
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Counts:
         prompts: Positions in the data set, (P,).
         successes: Correct responses, (P,).
         samples: Scored responses, (P,).
-        tokens: Tokens that the student generated for them, (P,).
+        tokens: Tokens that were generated for them, (P,).
     """
 
     prompts: IntArray
@@ -25,5 +26,14 @@ class Counts:
     tokens: IntArray
 
 
-Measure = Callable[[IntArray, int], Counts]
-"""(positions of the prompts, responses a prompt) → counts, under the student's weights of this moment."""
+class Measure(Protocol):
+    """Has prompts answered and judged."""
+
+    def __call__(self, which: IntArray, samples: int, by: Responses = "student") -> Counts:
+        """Counts under the weights of this moment.
+
+        Args:
+            which: Positions of the prompts, (P,), each once.
+            samples: Responses a prompt.
+            by: Whose.
+        """

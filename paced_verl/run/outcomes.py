@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from paced_verl.run.group import Group
+from paced_verl.run.tokens import Tokens
 
 LEAST_FAILED = 16  # prompts: fewer may fail in a row by chance
 LEAST_DROPPED = 256  # prompts: where one group in 50 is mixed, so many in a row without one happen in 6 of 1000
@@ -84,16 +85,19 @@ class Report:
     Attributes:
         errors: One a response that failed, those of estimates and validation included.
         outcomes: One a training prompt whose rollouts have all ended.
+        tokens: What servers read and wrote for them.
     """
 
     errors: list[str] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
+    tokens: Tokens = field(default_factory=Tokens)
 
     def add(self, others: Iterable[Report]) -> None:
         """Take up what others say."""
         for other in others:
             self.errors += other.errors
             self.outcomes += other.outcomes
+            self.tokens.update(other.tokens)
 
     @property
     def dropped_tokens(self) -> float:

@@ -37,7 +37,7 @@ def write_record(
     metrics = metrics_file(config)
     attempts.append(
         {
-            "began": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "began": _now(),
             "after_step": step,
             "metrics": None if metrics is None else str(metrics),
         }
@@ -50,8 +50,29 @@ def write_record(
         "fingerprint": fingerprint,
         "attempts": attempts,
     }
+    _write(file, record)
+
+
+def record_end(folder: Path, cause: str | None = None) -> None:
+    """Note in the record that the attempt it named last has ended. What is killed leaves no such note.
+
+    Args:
+        folder: As for :func:`write_record`.
+        cause: What it died of; ``None`` where it came to its own end.
+    """
+    file = folder / FILE
+    record = json.loads(file.read_text())
+    record["attempts"][-1].update(ended=_now(), cause=cause)
+    _write(file, record)
+
+
+def _write(file: Path, record: dict[str, Any]) -> None:
     with replacing(file) as unfinished:
         unfinished.write_text(json.dumps(record, indent=1, default=str))
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def metrics_file(config: DictConfig) -> Path | None:

@@ -5,9 +5,7 @@ The trainer executes: it gives a way to measure, hands over the rows that came b
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import time
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -19,12 +17,10 @@ from paced_verl.config import PacedConfig
 from paced_verl.fingerprint import prompt_hash
 from paced_verl.pacing.instructions import row_instructions
 from paced_verl.pacing.kernel import weights_by_successes
-from paced_verl.pacing.pass_rates import PassRateTable
-from paced_verl.pacing.protocol import IntArray, PromptSampler, SamplerSettings
-from paced_verl.pacing.sampler import get_sampler
-from paced_verl.pacing.schedule import Schedule, Stage, refresh_due
-from paced_verl.run.measure import Measure
+from paced_verl.pacing.protocol import IntArray
+from paced_verl.pacing.schedule import Schedule, Stage
 from paced_verl.run.outcomes import Report
+from paced_verl.run.pass_rates import PassRates
 from paced_verl.run.step_rows import StepRows
 from paced_verl.targets.files import Origin
 from paced_verl.targets.store import Target, TargetStore, response_in
@@ -55,6 +51,7 @@ class PacedState:
         schedule: Its stages, in steps.
         prompts: Number of training prompts.
         epoch_size: Draws of one pass over them (whole batches).
+        batch: Prompts that are drawn at a time.
         student_n: Responses of the student to a prompt.
         task_rewards: Whether prompts also get a task reward: then none may be left out for its weight.
         filters_groups: Whether DAPO's filter drops groups.
@@ -75,6 +72,7 @@ class PacedState:
         *,
         prompts: int,
         epoch_size: int,
+        batch: int = 1,
         student_n: int = 1,
         task_rewards: bool = False,
         filters_groups: bool = False,
@@ -86,73 +84,22 @@ class PacedState:
     ):
         self.paced, self.schedule = paced, schedule
         self.student_n, self.filters_groups = student_n, filters_groups
-        self.dataset, self.tokenizer, self.history = dataset, tokenizer, history
-        self.table = PassRateTable(prompts, paced.pass_rate.decay, fingerprint)
+        self.dataset, self.tokenizer = dataset, tokenizer
         self.targets = TargetStore(Origin(fingerprint, tokenizer_hash))
         self.parts: dict[str, Saved] = {}
-        self.kernel = paced.weight.to_kernel()
-        self.last_refresh: int | None = None
-        self._seconds_measuring: float | None = None
-        every_prompt = task_rewards or paced.weight.source == "group"
-        settings = SamplerSettings(
-            power=paced.sampler.power,
-            explore=paced.sampler.explore,
-            seed=paced.sampler.seed,
-            skip_zero_weight=paced.sampler.skip_zero_weight and not every_prompt,
+        self.rates = PassRates(
+            paced,
+            schedule,
+            prompts=prompts,
             epoch_size=epoch_size,
+            batch=batch,
+            every_prompt=task_rewards or paced.weight.source == "group",
+            fingerprint=fingerprint,
+            history=history,
         )
-        self.sampler: PromptSampler = get_sampler(paced.sampler.policy)(self.table, self.kernel, settings)
-        if paced.pass_rate.file is not None:
-            self.use_table(self._load_table(paced.pass_rate.file), step=1)
         if paced.targets.file is not None and Path(paced.targets.file).exists():
             self.targets.load(paced.targets.file)
-
-    # ------------------------------------------------------------------ pass rates
-
-    def before_step(self, step: int, measure: Measure) -> None:
-        """Bring pass rates up to date for a step, where that is due."""
-        settings = self.paced.pass_rate
-        if refresh_due(step, self.last_refresh, settings.refresh, settings.every_steps, self.schedule):
-            self.use_table(self.estimate(step, measure), step)
-
-    def after_run(self, step: int, measure: Measure) -> None:
-        """Estimate once more after the last step, for the record, where that is asked for."""
-        if self.paced.pass_rate.at_end:
-            self.estimate(step + 1, measure)
-
-    def estimate(self, step: int, measure: Measure) -> PassRateTable:
-        """The pass rates of all prompts, with the weights that ``step`` starts from."""
-        started = time.monotonic()
-        table = PassRateTable(len(self.table), self.paced.pass_rate.decay, self.table.fingerprint)
-        counts = measure(np.arange(len(table)), self.paced.pass_rate.samples)
-        table.observe(counts.prompts, counts.successes, counts.samples, step)
-        if self.history is not None:
-            self.history.mkdir(parents=True, exist_ok=True)
-            table.save(self.history / f"after_step_{step - 1}.parquet")
-        self._seconds_measuring = time.monotonic() - started
-        summary = table.summary()
-        print(
-            f"[paced] pass rates before step {step}: mean {summary['mean']:.3f}; "
-            f"{summary['low']:.0%} below .2, {summary['frontier']:.0%} between, {summary['high']:.0%} above .8 "
-            f"({len(table)} prompts × {self.paced.pass_rate.samples} samples in {self._seconds_measuring:.0f} s)",
-            flush=True,
-        )
-        return table
-
-    def _load_table(self, path: str | Path) -> PassRateTable:
-        return PassRateTable.load(path, len(self.table), self.table.fingerprint, self.paced.pass_rate.decay)
-
-    def use_table(self, table: PassRateTable, step: int) -> None:
-        """Weigh by this table from ``step`` on, with what the configuration leaves to the data fitted to it."""
-        weight, kernel = self.paced.weight, self.kernel
-        try:
-            kernel = weight.with_exponents(kernel, table)
-        except ValueError as error:
-            if self.last_refresh is None:
-                raise
-            print(f"[paced] keeping α={kernel.alpha:.3g}, β={kernel.beta:.3g}: {error}", flush=True)
-        self.kernel, self.table, self.last_refresh = weight.with_prior(kernel, table), table, step
-        self.sampler.refresh(self.kernel, table)
+            self.rates.observe_teacher(*self.targets.outcomes(), step=0)
 
     # ------------------------------------------------------------------ a step
 
@@ -169,13 +116,14 @@ class PacedState:
         """
         stage = self.schedule.at(step)
         n, group, route = self.responses_per_prompt(stage), self.paced.weight.source == "group", self.paced.route
+        sampler = self.rates.sampler
         rows = row_instructions(
-            self.sampler.loss_weights(prompts),
+            sampler.loss_weights(prompts),
             stage=stage,
             step=step,
             n=n,
-            group_weights=weights_by_successes(self.kernel, n - 1, self.sampler.mean_weight) if group else None,
-            rates=self.table.rates(prompts),
+            group_weights=weights_by_successes(self.rates.kernel, n - 1, sampler.mean_weight) if group else None,
+            rates=self.rates.table.rates(prompts),
             route=route.to_route() if route else None,
         )
         if stage.responses == "teacher":
@@ -202,8 +150,9 @@ class PacedState:
             step: The step that trains it.
         """
         by_student = np.array([self.schedule.stages[stage].responses == "student" for stage in rows.stages.tolist()])
-        self._store_targets(rows, ~by_student)
         last = rows.sessions.last
+        self._judge_teacher(rows, last & ~by_student, step)
+        self._store_targets(rows, ~by_student)
         if self.paced.pass_rate.from_training:
             self._observe(rows, report, last & by_student, step)
         amounts = {
@@ -222,12 +171,10 @@ class PacedState:
         values = {
             "paced/stage": float(self.schedule.at(step).index + 1),
             "paced/targets/stored": float(len(self.targets)),
-            **self.sampler.metrics(step),
+            **self.rates.sampler.metrics(step),
+            **self.rates.teacher_metrics(),
         }
-        if self._seconds_measuring is not None:
-            values["paced/pass_rate/seconds"] = self._seconds_measuring
-            self._seconds_measuring = None
-        return Learnt(values, amounts)
+        return Learnt(values, amounts | self.rates.pop_amounts())
 
     def _observe(self, rows: StepRows, report: Report, rollouts: np.ndarray, step: int) -> None:
         """Count a step's rollouts; under DAPO's filter those of dropped groups, too, of which no row is left."""
@@ -236,9 +183,15 @@ class PacedState:
         if self.filters_groups:
             seen = [(seen.prompt, seen.successes, seen.responses) for seen in report.outcomes if seen.responses]
             prompts, correct, samples = np.array(seen, np.int64).reshape(-1, 3).T
-        if prompts.size:
-            self.table.observe(prompts, correct, samples, step)
-            self.sampler.update(prompts)
+        self.rates.observe(prompts, correct, samples, step)
+
+    def _judge_teacher(self, rows: StepRows, written: np.ndarray, step: int) -> None:
+        """Count the responses of a teacher whose prompts it had none judged of, with the tries they took."""
+        gave_up = rows.asked["gave_up"].astype(bool)
+        tries = np.maximum(rows.asked["tries"].astype(np.int64), 1)  # a stored response was tried once at least
+        new = written & (gave_up | (rows.weight > 0)) & (self.rates.teacher.samples[rows.prompts] == 0)
+        correct = (rows.correct & ~gave_up).astype(np.int64)
+        self.rates.observe_teacher(rows.prompts[new], correct[new], tries[new], step)
 
     def _store_targets(self, rows: StepRows, written: np.ndarray) -> None:
         """Keep the responses that a teacher has written."""
@@ -248,28 +201,21 @@ class PacedState:
             if prompt not in self.targets and (gave_up[i] or rows.weight[i] > 0):
                 ids = () if gave_up[i] else tuple(rows.responses[i].tolist())
                 text = self.tokenizer.decode(ids, skip_special_tokens=True)
-                self.targets.add(prompt, Target(ids, text, bool(rows.correct[i]), prompt_hash(rows.messages[i])))
+                tries = max(1, int(rows.asked["tries"][i]))
+                correct, hashed = bool(rows.correct[i]), prompt_hash(rows.messages[i])
+                self.targets.add(prompt, Target(ids, text, correct, hashed, tries))
 
     # ------------------------------------------------------------------ checkpoints
 
-    @property
-    def fitted(self) -> dict[str, Any]:
-        """The kernel's numbers that were taken from the data, not from the configuration."""
-        weight, kernel = self.paced.weight, self.kernel
-        fitted: dict[str, Any] = {"alpha": kernel.alpha, "beta": kernel.beta} if weight.fit is not None else {}
-        if weight.estimate == "posterior" and weight.prior is None:
-            fitted["prior"] = kernel.prior
-        return fitted
-
-    def save(self, folder: Path) -> None:
-        """Write all but the sampler's position, which is its dataloader's state in verl's files."""
+    def save(self, folder: Path, step: int) -> None:
+        """Write all but the sampler's position after a step, which is its dataloader's state in verl's files."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.table.save(folder / "pass_rates.parquet")
+        kept = self.rates.save(folder / "pass_rates.parquet", step)
         self.targets.save_parts(folder / "targets")
         for name, part in self.parts.items():
             part.save(folder / name)
         with replacing(folder / "state.json") as file:
-            file.write_text(json.dumps({"last_refresh": self.last_refresh, "fitted": self.fitted}))
+            file.write_text(json.dumps(kept))
 
     def load(self, folder: Path) -> None:
         """Read what :meth:`save` wrote.
@@ -277,13 +223,7 @@ class PacedState:
         Raises:
             ValueError: It belongs to another data set.
         """
-        state = json.loads((folder / "state.json").read_text())
-        self.last_refresh, fitted = state["last_refresh"], state["fitted"]
-        if "prior" in fitted:
-            fitted["prior"] = tuple(fitted["prior"])
-        self.table = self._load_table(folder / "pass_rates.parquet")
+        self.rates.load(folder / "pass_rates.parquet", json.loads((folder / "state.json").read_text()))
         self.targets.load(folder / "targets")
         for name, part in self.parts.items():
             part.load(folder / name)
-        self.kernel = dataclasses.replace(self.kernel, **fitted)
-        self.sampler.refresh(self.kernel, self.table)

@@ -22,6 +22,7 @@ SCHEMA = pa.schema(
         ("token_ids", pa.list_(pa.int32())),
         ("response", pa.string()),
         ("correct", pa.bool_()),
+        ("tries", pa.int32()),
     ]
 )
 _BATCH = 256  # rows that are in memory twice: 16 MB of ids at 16,000 tokens a row
@@ -44,6 +45,7 @@ class Row(NamedTuple):
     """UTF-8: one sign outside Latin-1 makes Python's text two or four times as large."""
     correct: bool | None
     prompt_hash: str
+    tries: int = 1
 
 
 def write(path: Path, rows: Sequence[tuple[int, Row]], origin: Origin) -> None:
@@ -67,6 +69,7 @@ def _to_batch(rows: Sequence[tuple[int, Row]]) -> pa.RecordBatch:
         pa.ListArray.from_arrays(offsets, np.concatenate(token_ids)),
         pa.array([row.response for _, row in rows], pa.binary()).cast(pa.string()),
         pa.array([row.correct for _, row in rows], pa.bool_()),
+        pa.array([row.tries for _, row in rows], pa.int32()),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
 
@@ -79,16 +82,24 @@ def read(path: Path, origin: Origin) -> Iterator[tuple[int, Row]]:
     """
     try:
         with pq.ParquetFile(path) as file:
-            if missing := [name for name in SCHEMA.names if name not in file.schema_arrow.names]:
+            found = file.schema_arrow.names
+            if missing := [name for name in SCHEMA.names if name not in (*found, "tries")]:
                 raise pa.ArrowInvalid(f"it has no column {missing[0]}")
             _check_origin(path, file.schema_arrow.metadata or {}, origin)
-            for batch in file.iter_batches(_BATCH, columns=SCHEMA.names):
-                yield from _rows(batch.select(SCHEMA.names).cast(SCHEMA))
+            for batch in file.iter_batches(_BATCH, columns=[name for name in SCHEMA.names if name in found]):
+                yield from _rows(_with_tries(batch).select(SCHEMA.names).cast(SCHEMA))
     except (OSError, pa.ArrowException) as error:
         raise PacedError(
             f"{path} is not a file of teacher responses ({error}). Expected the columns {', '.join(SCHEMA.names)}; "
             "make one with `paced-verl targets`."
         ) from None
+
+
+def _with_tries(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """One a row, where a file does not say."""
+    if "tries" in batch.schema.names:
+        return batch
+    return batch.append_column("tries", pa.array(np.ones(len(batch), np.int32)))
 
 
 def _rows(batch: pa.RecordBatch) -> Iterator[tuple[int, Row]]:
@@ -98,10 +109,11 @@ def _rows(batch: pa.RecordBatch) -> Iterator[tuple[int, Row]]:
         raise pa.ArrowInvalid(f"null in column {(nulls or ['token_ids'])[0]}")
     if min(pc.min(lists.values).as_py() or 0, pc.min(batch["prompt"]).as_py() or 0) < 0:
         raise pa.ArrowInvalid("a negative prompt or token id")
-    prompts, hashes, correct = (batch[name].to_pylist() for name in ("prompt", "prompt_hash", "correct"))
+    names = ("prompt", "prompt_hash", "correct", "tries")
+    prompts, hashes, correct, tries = (batch[name].to_pylist() for name in names)
     responses = batch["response"].cast(pa.binary()).to_pylist()
     token_ids = np.split(lists.values.to_numpy(), lists.offsets.to_numpy())[1:-1]
-    return zip(prompts, map(Row, token_ids, responses, correct, hashes), strict=True)
+    return zip(prompts, map(Row, token_ids, responses, correct, hashes, tries), strict=True)
 
 
 def _check_origin(path: Path, metadata: dict[bytes, bytes], origin: Origin) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -88,6 +89,7 @@ class Waiting:
     def settle(self, prompt: int, target: Target) -> None:
         """Store a taken prompt's target, or let the prompt wait again if it has no tokens and attempts are left."""
         self._attempts[prompt] -= 1
+        target = dataclasses.replace(target, tries=self._targets.attempts - self._attempts[prompt])
         if target.token_ids:
             self._store.add(prompt, target)
             self._unsaved = True

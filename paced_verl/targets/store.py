@@ -10,12 +10,13 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from paced_verl.atomic import replacing
 from paced_verl.errors import PacedError
@@ -33,6 +34,8 @@ class Target:
     response: str = ""
     correct: bool | None = None
     prompt_hash: str = ""
+    tries: int = 1
+    """Responses that were written until this one was kept, or none."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +81,17 @@ class TargetStore:
 
     def __getitem__(self, prompt: int) -> Target:
         row = self._rows[prompt]
-        return Target(tuple(row.token_ids.tolist()), row.response.decode(), row.correct, row.prompt_hash)
+        return Target(tuple(row.token_ids.tolist()), row.response.decode(), row.correct, row.prompt_hash, row.tries)
 
     def has_response(self, prompt: int) -> bool:
         """Whether there is a response, and not only the knowledge that none could be had."""
         return prompt in self._rows and len(self._rows[prompt].token_ids) > 0
+
+    def outcomes(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Prompts whose response was judged, how many of its tries are correct (0 or 1), and its tries: int64 (R,)."""
+        judged = [(prompt, row.correct, row.tries) for prompt, row in self._rows.items() if row.correct is not None]
+        prompts, correct, tries = np.array(judged, np.int64).reshape(-1, 3).T
+        return prompts, correct, tries
 
     @property
     def responses(self) -> int:
@@ -92,7 +101,7 @@ class TargetStore:
     def add(self, prompt: int, target: Target) -> None:
         """Store a response; a later one for the same prompt replaces it."""
         ids = np.array(target.token_ids, np.int32)
-        self._rows[prompt] = Row(ids, target.response.encode(), target.correct, target.prompt_hash)
+        self._rows[prompt] = Row(ids, target.response.encode(), target.correct, target.prompt_hash, target.tries)
         self._unsaved.add(prompt)
 
     def get(self, prompt: int, messages: Sequence[Mapping[str, Any]]) -> Target | None:
@@ -172,11 +181,7 @@ class TargetStore:
         if not path.is_dir():
             self._unsaved |= self._read(path)
             return
-        try:
-            names = json.loads((path / _LIST).read_text())
-        except (OSError, ValueError) as error:
-            raise PacedError(f"{path} holds no teacher responses of a checkpoint ({error}).") from None
-        parts = [_Part(path / name, self._read(path / name)) for name in names]
+        parts = [_Part(file, self._read(file)) for file in _parts_of(path)]
         # What was here before and is not in these parts has to be in the next save, too.
         self._unsaved.update(*(part.prompts for part in self._parts))
         self._unsaved.difference_update(*(part.prompts for part in parts))
@@ -186,6 +191,26 @@ class TargetStore:
         rows = dict(read(file, self.origin))
         self._rows.update(rows)
         return frozenset(rows)
+
+
+def read_parts(folder: str | Path, prompts: Set[int]) -> dict[int, Row]:
+    """The responses of some prompts from a folder that :meth:`TargetStore.save_parts` has written, the others unread.
+
+    Raises:
+        PacedError: It holds no teacher responses.
+    """
+    found: dict[int, Row] = {}
+    for file in _parts_of(Path(folder)):
+        found.update((prompt, row) for prompt, row in read(file, Origin()) if prompt in prompts)
+    return found
+
+
+def _parts_of(folder: Path) -> list[Path]:
+    """The files of a saved folder, in their order."""
+    try:
+        return [folder / name for name in json.loads((folder / _LIST).read_text())]
+    except (OSError, ValueError) as error:
+        raise PacedError(f"{folder} holds no teacher responses of a checkpoint ({error}).") from None
 
 
 def highest_id(row: Row) -> int:

@@ -26,11 +26,9 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from paced_verl import fields
-from paced_verl.divergence import support_log_probs
-from paced_verl.teacher.positions import at_student_positions, response_positions
+from paced_verl.teacher.positions import at_student_positions, response_positions, top_k
 
 MODEL_TYPE = "paced_teacher"
-CHUNK_BYTES = 256 << 20  # float32 logits that are sorted at once
 
 
 @EngineRegistry.register(model_type=MODEL_TYPE, backend=["fsdp", "fsdp2"], device=["cuda", "npu"])
@@ -61,23 +59,6 @@ class TeacherEngine(FSDPEngineWithLMHead):
         return {
             name: torch.nested.nested_tensor_from_jagged(value.contiguous(), offsets) for name, value in summary.items()
         }
-
-
-def top_k(logits: torch.Tensor, k: int) -> dict[str, torch.Tensor]:
-    """The k most probable tokens, their log-probabilities over the whole vocabulary, and that of all others together.
-
-    Args:
-        logits: (tokens, V), any floating dtype.
-        k: How many.
-
-    Returns:
-        ``teacher_ids`` (tokens, k) int32, ``teacher_logprobs`` (tokens, k) float32 and ``teacher_tail`` (tokens,)
-        float32: summed over the other logits, not 1 − Σ, so that a tail of 1e-12 is as exact as one of 0.3.
-    """
-    rows = max(1, CHUNK_BYTES // (4 * logits.shape[1]))
-    ids = torch.cat([chunk.topk(k, dim=-1).indices for chunk in logits.split(rows)])
-    log_probs = support_log_probs(logits, ids)
-    return {"teacher_ids": ids.int(), "teacher_logprobs": log_probs[:, :k], "teacher_tail": log_probs[:, k]}
 
 
 class ReferenceTeacher:

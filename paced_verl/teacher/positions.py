@@ -1,4 +1,4 @@
-"""Which position of a sequence holds what the teacher says: plain tensors, no servers."""
+"""What a teacher says of its logits, and which position of a sequence holds it: plain tensors, no servers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,28 @@ import math
 
 import torch
 
+from paced_verl.divergence import support_log_probs
+
+CHUNK_BYTES = 256 << 20  # float32 logits that are sorted at once
 TopK = tuple[torch.Tensor, torch.Tensor]
 """Token ids (tokens, k) int32 and their log-probabilities (tokens, k) float32 of the token *after* each position."""
+
+
+def top_k(logits: torch.Tensor, k: int) -> dict[str, torch.Tensor]:
+    """The k most probable tokens, their log-probabilities over the whole vocabulary, and that of all others together.
+
+    Args:
+        logits: (tokens, V), any floating dtype.
+        k: How many.
+
+    Returns:
+        ``teacher_ids`` (tokens, k) int32, ``teacher_logprobs`` (tokens, k) float32 and ``teacher_tail`` (tokens,)
+        float32: summed over the other logits, not 1 − Σ, so that a tail of 1e-12 is as exact as one of 0.3.
+    """
+    rows = max(1, CHUNK_BYTES // (4 * logits.shape[1]))
+    ids = torch.cat([chunk.topk(k, dim=-1).indices for chunk in logits.split(rows)])
+    log_probs = support_log_probs(logits, ids)
+    return {"teacher_ids": ids.int(), "teacher_logprobs": log_probs[:, :k], "teacher_tail": log_probs[:, k]}
 
 
 def in_vocabulary(ids: torch.Tensor, log_probs: torch.Tensor, size: int) -> TopK:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import ray
@@ -23,14 +25,19 @@ from paced_verl.config import PacedConfig
 from paced_verl.pacing.pass_rates import is_correct
 from paced_verl.run.group import Scored
 from paced_verl.run.outcomes import Report, Visit
+from paced_verl.run.tokens import Kind
 from paced_verl.teacher.context import TeacherContext
 from paced_verl.teacher.positions import at_student_positions, in_vocabulary, response_positions
 from paced_verl.teacher.prompts import Prompts
 from paced_verl.teacher.protocol import Media, Teacher
 from paced_verl.teacher.servers import StudentServers, TeacherServers
+from paced_verl.training.counting import count_tokens
 
 _TENSORS = {fields.PROMPT: torch.int64, fields.STAGE: torch.int64, fields.MIX: torch.float32,
             fields.WEIGHT: torch.float32, fields.TASK: torch.float32}  # fmt: skip
+
+_PURPOSE: ContextVar[Kind] = ContextVar("purpose", default="student")
+"""What the session is for that a task runs: its requests are counted as that."""
 
 
 class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  # type: ignore[name-defined,misc]
@@ -55,13 +62,17 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
         self.contexts = {name: TeacherContext(name, self.paced.teacher.solution_key) for name in names}
         # A reference-worker teacher scores in the trainer's workers, when the step's rows are complete.
         topk = self.paced.teacher.topk
-        self.student: Teacher | None = StudentServers(self.llm_client, topk) if isinstance(topk, int) else None
+        teaches = copy.copy(self.llm_client)  # apart, as its requests count as a teacher's
+        self.student: Teacher | None = StudentServers(teaches, topk) if isinstance(topk, int) else None
         servers: dict[str, Callable[[], Teacher | None]] = {
             "server": lambda: TeacherServers(self.teacher_server_manager),
             "student": lambda: self.student,
             "reference": lambda: None,
         }
         self.teacher = servers[backend]()
+        count_tokens(self.llm_client, lambda *tokens: self._count(_PURPOSE.get(), *tokens))
+        for client in (teaches, *(self.teacher_server_manager.teacher_client.values() if backend == "server" else ())):
+            count_tokens(client, partial(self._count, "teacher"))
         filter_groups = config.algorithm.get("filter_groups") or {}
         self.filter_metric: str | None = filter_groups.get("metric") if filter_groups.get("enable") else None
         self.waits_for_group = (
@@ -71,6 +82,9 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
         )
         self.visits: dict[str, Visit] = {}
         self.report = Report()
+
+    def _count(self, kind: Kind, prompt: int, generated: int) -> None:
+        self.report.tokens.add(kind, prompt, generated)
 
     def pop_report(self) -> Report:
         """How rollouts ended since the last call; verl only logs what went wrong."""
@@ -87,6 +101,7 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
         **row: Any,
     ) -> Any:
         error: str | None = None
+        _PURPOSE.set("estimate" if fields.TEMPERATURE in row else "validation" if trajectory["validate"] else "student")
         try:
             if fields.TEMPERATURE in row:
                 sampling_params = sampling_params | {
@@ -94,6 +109,10 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
                     "top_p": 1.0,
                     "top_k": -1,
                 }
+            if row.get(fields.BY_TEACHER):
+                response_ids, _ = await self._ask_for_response(row)
+                output = self._as_output(self.prompts.student(row), response_ids, row)
+                return await self._agent_loop_postprocess(output, trajectory["validate"], **row)
             if fields.STAGE not in row:
                 return await super()._run_agent_loop(
                     sampling_params, trajectory, agent_name=agent_name, trace=trace, **row
@@ -137,7 +156,9 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
             return self._nothing(prompt_ids, row)
         started = time.monotonic()
         for _ in range(self.paced.targets.attempts):
-            output = self._as_output(prompt_ids, await self._ask_for_response(row), row)
+            response_ids, tokens = await self._ask_for_response(row)
+            fields.count(row, tokens=tokens, tries=1)
+            output = self._as_output(prompt_ids, response_ids, row)
             if self.paced.targets.keep == "correct":
                 await self._compute_score([output], kwargs=row)
             if self.paced.targets.keep == "all" or self._is_correct(output):
@@ -147,7 +168,8 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
         fields.count(row, seconds=time.monotonic() - started)
         return output
 
-    async def _ask_for_response(self, row: dict[str, Any]) -> list[int]:
+    async def _ask_for_response(self, row: dict[str, Any]) -> tuple[list[int], int]:
+        """A response of the teacher, and the tokens that it read and wrote for it."""
         assert self.teacher is not None, "checks: a reference-worker teacher writes nothing"
         prompt_ids = self.prompts.teacher(row, self._context(row))
         sampling = {
@@ -156,8 +178,7 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
             "top_p": self.paced.targets.top_p,
         }
         response_ids = await self.teacher.respond(prompt_ids, sampling, self._routing_key(row))
-        fields.count(row, tokens=len(prompt_ids) + len(response_ids))
-        return response_ids
+        return response_ids, len(prompt_ids) + len(response_ids)
 
     def _is_correct(self, output: AgentLoopOutput) -> bool:
         assert output.reward_score is not None, "scored before it is judged"
@@ -217,6 +238,7 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
         sequence_ids = teacher_prompt + list(response_ids)
         fields.count(row, **{"tokens" if weighs else "tokens_saved": len(sequence_ids)})
         if teacher is None:
+            self._count("teacher", prompt=len(sequence_ids) if weighs else 0, generated=0)
             row[fields.TEACHER_PROMPT] = torch.tensor(teacher_prompt if weighs else teacher_prompt[-1:])
             return
         response = None
@@ -263,7 +285,7 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
         return {"rollout": rollout}
 
     def _context(self, row: dict[str, Any]) -> TeacherContext:
-        if row[fields.SELF]:
+        if row.get(fields.SELF):
             assert self.paced.route is not None
             return self.contexts[self.paced.route.context]
         context = self.paced.teacher.context

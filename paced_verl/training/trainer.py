@@ -41,15 +41,16 @@ from paced_verl.config import ConfigError
 from paced_verl.config.wiring import teacher_paths, wire
 from paced_verl.fingerprint import fingerprint_of, tokenizer_hash
 from paced_verl.pacing.protocol import IntArray
-from paced_verl.pacing.schedule import Stage
+from paced_verl.pacing.schedule import Responses, Stage
 from paced_verl.run.measure import Counts
 from paced_verl.run.outcomes import RefillLimit, Report
-from paced_verl.run.record import write_record
+from paced_verl.run.record import record_end, write_record
 from paced_verl.run.state import PacedState
+from paced_verl.run.tokens import Tokens
 from paced_verl.training.dataset import NumberedPrompts
 from paced_verl.training.health import EngineWatch
 from paced_verl.training.loss import METRIC_PREFIX, paced_loss
-from paced_verl.training.measure import measure
+from paced_verl.training.measure import Measuring
 from paced_verl.training.reference_teacher import ReferenceTeacherDriver
 from paced_verl.training.rows import read_rows, write_weights
 from paced_verl.training.worker import PACED_WORKERS
@@ -72,6 +73,8 @@ class PacedTrainer(_Base):
 
     base_mode: str
     """verl's name of the trainer below, whose settings ``trainer.v1.<base_mode>`` it reads."""
+    servers_sleep: bool = True
+    """Whether the student's servers sleep while the trainer trains."""
 
     def __init__(self, config: DictConfig):
         self.paced, verdicts = check(config, files=False)
@@ -87,6 +90,7 @@ class PacedTrainer(_Base):
         self._student_n = config.actor_rollout_ref.rollout.n
         self._amounts: dict[str, float] = defaultdict(float)  # of the step, over the batches it trains
         self._report = Report()
+        self._tokens = Tokens()  # since the last step was logged
         self._refills = self._refill_limit()
 
     # ------------------------------------------------------------------ set-up
@@ -104,6 +108,7 @@ class PacedTrainer(_Base):
             self.schedule,
             prompts=len(self.prompts),
             epoch_size=len(self.prompts) // self._gen_batch_size * self._gen_batch_size,  # no batch is cut short
+            batch=self._gen_batch_size,
             student_n=self._student_n,
             task_rewards=self._task_rewards,
             filters_groups=self._filters_groups,
@@ -151,7 +156,7 @@ class PacedTrainer(_Base):
             num_workers=0,
             drop_last=True,
             collate_fn=collate_fn,
-            sampler=self.state.sampler,
+            sampler=self.state.rates.sampler,
         )
 
     def _init_resource_pool_mgr(self) -> None:
@@ -185,15 +190,28 @@ class PacedTrainer(_Base):
         self.actor_rollout_wg.set_paced_loss(loss)
 
     def fit(self, agent_loop_manager: Any) -> None:
+        fingerprint = self.state.rates.table.fingerprint
+        write_record(self._run_folder, self.config, self.schedule, len(self.prompts), fingerprint, self.global_steps)
+        self.measuring = Measuring(
+            self.prompts,
+            temperature=self.paced.pass_rate.temperature,
+            threshold=self.paced.pass_rate.threshold,
+            chunk=max(self.config.data.train_batch_size, 256),
+            agent_loop_manager=agent_loop_manager,
+            replay_buffer=self.replay_buffer,
+        )
         loops = {f"Agent-loop worker {i}": worker for i, worker in enumerate(agent_loop_manager.agent_loop_workers)}
         with EngineWatch(self._engines() | loops, self._addresses(), prompt=loops) as watch:
             try:
                 super().fit(agent_loop_manager)
             except (Exception, KeyboardInterrupt) as error:
                 cause = watch.find_dead() or self._cause(error)
+                record_end(self._run_folder, cause or f"{type(error).__name__}: {error}")
                 if cause is None:
                     raise
                 raise RuntimeError(f"The run ended at step {self.global_steps}: {cause}") from error
+            else:
+                record_end(self._run_folder)
             finally:
                 if self.paced.targets.file is not None:
                     self.state.targets.save(self.paced.targets.file)
@@ -225,6 +243,7 @@ class PacedTrainer(_Base):
         news = self.agent_loop_manager.pop_report()  # type: ignore[attr-defined]  # checks: it is ours
         self._refills.observe(news.outcomes)
         self._report.add([news])
+        self._tokens.update(news.tokens)
 
     def _add_prompts_to_generate(self, num_prompts: int) -> int:
         # This is how verl replaces prompts that failed or were dropped, as often as it takes.
@@ -246,10 +265,6 @@ class PacedTrainer(_Base):
     # ------------------------------------------------------------------ stages and pass rates
 
     def on_train_begin(self) -> None:
-        done = self.global_steps - 1  # verl counts the step that comes
-        write_record(
-            self._run_folder, self.config, self.schedule, len(self.prompts), self.state.table.fingerprint, done
-        )
         self._prepare(self.global_steps)  # asynchronous trainers draw their first prompts here
         super().on_train_begin()
 
@@ -262,12 +277,12 @@ class PacedTrainer(_Base):
         stage = self.schedule.at(step)
         if stage is not self.stage:
             self._enter(stage)
-        self.state.before_step(step, partial(self._measure, step))
+        self.state.rates.before_step(step, partial(self._measure, step))
 
     def on_step_end(self) -> None:
         super().on_step_end()
         if self.global_steps >= self.total_training_steps:
-            self.state.after_run(self.global_steps, partial(self._measure, self.global_steps + 1))
+            self.state.rates.after_run(self.global_steps, partial(self._measure, self.global_steps + 1))
 
     def _enter(self, stage: Stage) -> None:
         # Also where it is 1: verl restores the learning rate of a checkpoint, whatever actor.optim.lr says now.
@@ -277,27 +292,49 @@ class PacedTrainer(_Base):
         print(f"[paced] {stage}; {n} response(s) per prompt, {rows} rows per step", flush=True)
         self.stage = stage
 
-    def _measure(self, step: int, which: IntArray, samples: int) -> Counts:
-        """How the student does on some training prompts, with the weights that ``step`` starts from."""
-        counts = measure(
-            self.prompts,
-            which,
-            samples=samples,
-            temperature=self.paced.pass_rate.temperature,
-            threshold=self.paced.pass_rate.threshold,
-            chunk=max(self.config.data.train_batch_size, 256),
-            step=step,
-            agent_loop_manager=self.agent_loop_manager,
-            replay_buffer=self.replay_buffer,
-        )
+    def _measure(self, step: int, which: IntArray, samples: int, by: Responses = "student") -> Counts:
+        """How student or teacher do on some training prompts, with the weights that ``step`` starts from."""
+        counts = self.measuring.wait_for(which, samples, step, by)
         self._hear()
         if errors := self._report.errors:
             print(f"[paced] {len(errors)} rollout(s) of the estimate failed; the first: {errors[0]}", flush=True)
         return counts
 
+    def on_sample_begin(self) -> None:
+        # The step's own prompts are on their way: what is drawn next is sampled beside them.
+        super().on_sample_begin()
+        which, settings = self.state.rates.ahead(self.global_steps), self.paced.pass_rate
+        if not which.size or self.measuring.under_way is not None:
+            return
+        self.measuring.send(which, settings.samples, self.global_steps)
+        unjudged = self.state.rates.unjudged(which)
+        if unjudged.size:
+            assert settings.teacher_samples is not None
+            self.measuring.send(unjudged, settings.teacher_samples, self.global_steps, by="teacher")
+
+    def on_sample_end(self) -> None:
+        if self.servers_sleep:
+            self._take_ahead()
+        super().on_sample_end()
+
+    def on_validate_begin(self) -> None:
+        self._take_ahead()  # verl's validation and what was sent ahead would wait for each other's rows
+        super().on_validate_begin()
+
+    def _take_ahead(self) -> None:
+        """Take up what was sampled beside a step's rollouts."""
+        if (step := self.measuring.under_way) is not None:
+            started = time.monotonic()
+            counts = self.measuring.collect()
+            seconds = time.monotonic() - started
+            self.state.rates.take_ahead(counts["student"], counts.get("teacher"), step, seconds)
+
     # ------------------------------------------------------------------ one step
 
     def _next_train_batch(self, num_prompts: int | None = None) -> TensorDict:
+        self._take_ahead()
+        draws = num_prompts or self.config.data.train_batch_size
+        self.state.rates.before_draw(self.global_steps, draws, partial(self._measure, self.global_steps))
         batch = super()._next_train_batch(num_prompts)
         prompts = np.asarray([int(prompt) for prompt in batch[fields.PROMPT]])
         told = self.state.tell(prompts, self.global_steps)
@@ -364,6 +401,15 @@ class PacedTrainer(_Base):
         metrics.update({name.removeprefix("actor/"): total / max(tokens, 1.0) for name, total in sums.items()})
         return batch
 
+    def _compute_metrics(self, batch: KVBatchMeta, metrics: dict, *args: Any, **kwargs: Any) -> None:
+        # The last hook before a step is logged: also what an estimate and verl's validation after it have cost.
+        super()._compute_metrics(batch, metrics, *args, **kwargs)
+        self._hear()
+        for name, amount in self.state.rates.pop_amounts().items():
+            metrics[name] = metrics.get(name, 0.0) + amount
+        metrics.update(self._tokens.metrics())
+        self._tokens = Tokens()
+
     # ------------------------------------------------------------------ checkpoints
 
     def _paced_folder(self, resumed: bool = False) -> Path:
@@ -373,8 +419,9 @@ class PacedTrainer(_Base):
         return Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}" / "paced"
 
     def _save_checkpoint(self) -> None:
+        self._take_ahead()  # a resumed run knows it, as this one will
         folder = self._paced_folder()
-        self.state.save(folder)
+        self.state.save(folder, self.global_steps)
         resume.save(self._settings, folder)
         if self.teacher is not None:
             self.teacher.save(folder / "teacher")
@@ -419,6 +466,7 @@ class PacedTrainerSeparateAsync(PacedTrainer, PPOTrainerSeparateAsync):
     """PACED with rollouts on GPUs of their own, while the trainer trains."""
 
     base_mode = "separate_async"
+    servers_sleep = False
 
     def _setup(self) -> None:
         # verl 0.9.1 hands print's "flush" to its logger where hybrid_engine is off, which a logger that logs refuses.

@@ -44,6 +44,10 @@ KEYS: dict[str, tuple[str, bool]] = {
     "pass_rate.temperature": (NUMBER, False),
     "pass_rate.refresh": (CHOICE, False),
     "pass_rate.every_steps": (WHOLE, True),
+    "pass_rate.ahead": (WHOLE, False),
+    "pass_rate.max_age": (WHOLE, True),
+    "pass_rate.teacher_samples": (WHOLE, True),
+    "weight.teacher": (CHOICE, True),
     "pass_rate.at_end": (FLAG, False),
     "pass_rate.from_training": (FLAG, False),
     "pass_rate.decay": (NUMBER, False),
@@ -111,7 +115,7 @@ ADVANTAGE_KEYS = {
     "task_coef": (NUMBER, False),
     "strict": (FLAG, False),
 }
-del ADVANTAGE_KEYS["fit"], ADVANTAGE_KEYS["source"]
+del ADVANTAGE_KEYS["fit"], ADVANTAGE_KEYS["source"], ADVANTAGE_KEYS["teacher"]
 
 WRONG: dict[str, tuple[Any, ...]] = {
     NUMBER: (True, "1", "x", "", [], [1.0], 10**400),
@@ -248,7 +252,10 @@ def test_no_number_is_infinite_or_none(key: str, value: float) -> None:
         ("pass_rate.every_steps", 10**30, "less than or equal to 1000000000"),
         ("pass_rate.file", "", BLANK),
         ("pass_rate.file", "  ", BLANK),
-        ("pass_rate.refresh", "stages", "'start', 'stage', 'every' or 'never'"),
+        ("pass_rate.refresh", "stages", "'start', 'stage', 'every', 'draw' or 'never'"),
+        ("pass_rate.ahead", 0, "greater than or equal to 1"),
+        ("pass_rate.ahead", 3, "ahead goes with refresh: draw"),
+        ("pass_rate.max_age", 5, "max_age goes with refresh: draw"),
         ("weight.alpha", -1, "greater than or equal to 0"),
         ("weight.beta", 1e300, "less than or equal to 30"),
         ("weight.low", 2, "less than or equal to 1"),

@@ -296,12 +296,21 @@ def test_the_plan_warns_where_pass_rates_rest_on_too_few_visits(
     ("overrides", "price", "cheaper"),
     [
         # 2 estimates of 12 prompts × 8 samples; stage 1 scores 5 × 4 rows, stage 2 samples and scores 5 × 8.
-        ([], "232 rollouts, 192 of them (83%) for estimates; at most 60 teacher scorings", "refresh=start"),
+        ([], "232 rollouts, 192 of them (83%) for estimates; at most 60 teacher scorings", "refresh=draw"),
         (["paced.pass_rate.refresh=start"], "136 rollouts, 96 of them (71%)", "samples=4 halves them"),
-        (["paced.pass_rate.refresh=start", "paced.pass_rate.at_end=true"], "232 rollouts, 192 of", "refresh=start"),
+        (["paced.pass_rate.refresh=start", "paced.pass_rate.at_end=true"], "232 rollouts, 192 of", "at_end=false"),
         (["paced.pass_rate.refresh=start", "paced.pass_rate.samples=3"], "76 rollouts, 36 of them (47%)", ""),
         (["paced.pass_rate.refresh=start", "paced.pass_rate.samples=2", "paced.schedule.1.responses=teacher"],
          "24 rollouts, 24 of them (100%) for estimates; at most 40 teacher scorings", "paced.pass_rate.file=…"),
+        # Of 12 prompts, 2 steps of 4 draw 8, or all 12 where some weigh 0.
+        (["trainer.total_training_steps=2"], "200 rollouts, 192 of", "64 to 96 rollouts"),
+        (["trainer.total_training_steps=2", "paced.pass_rate.refresh=draw"], "104 rollouts, 64 to 96 of them (92%)",
+         "samples=4"),
+        (["trainer.total_training_steps=2", "paced.pass_rate.refresh=draw", "paced.weight.estimate=posterior"],
+         "72 rollouts, 64 of them (89%)", "samples=4"),
+        (["trainer.total_training_steps=2", "paced.pass_rate.refresh=draw", "paced.sampler.power=1",
+          "paced.pass_rate.ahead=1"], "72 rollouts, 64 of them (89%)", "samples=4"),
+        (["paced.pass_rate.refresh=draw", "paced.pass_rate.max_age=2"], "360 rollouts, 96 to 320 of", "samples=4"),
     ],
 )  # fmt: skip
 def test_the_plan_says_what_estimates_cost_and_what_would_cost_less(

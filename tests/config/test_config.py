@@ -52,6 +52,12 @@ def test_defaults_are_the_papers() -> None:
         ({"pass_rate": {"refresh": "every"}}, ["every_steps"]),
         ({"pass_rate": {"refresh": "start", "every_steps": 5}}, ["every_steps"]),
         ({"pass_rate": {"refresh": "never", "from_training": False}}, ["needs a file"]),
+        ({"weight": {"teacher": "gate", "source": "group"}}, ["source: table"]),
+        (
+            {"weight": {"teacher": "gate"}, "schedule": [STAGES[0] | {"responses": "student", "until": 1.0}]},
+            ["teacher_samples", "targets.file"],
+        ),
+        ({"pass_rate": {"refresh": "draw"}, "sampler": {"explore": 0.1}}, ["power: 0", "max_age"]),
         ({"sampler": {"explore": 1.5}}, ["paced.sampler.explore=1.5"]),
         ({"schedule": []}, ["paced.schedule"]),
         ({"schedule": [STAGES[0] | {"until": 1.5}]}, ["until=1.5", "fraction"]),

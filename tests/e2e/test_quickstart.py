@@ -51,7 +51,7 @@ def test_the_quickstart_leaves_a_summary_and_a_picture(recipe: str, stages: int,
     summary = json.loads((tmp_path / "summary.json").read_text())
     run = summary["paced"]
     moments = {"before", "between", "after"} if stages == 2 else {"before", "after"}
-    assert set(run["accuracy"]) == moments | {"problems", "samples_per_problem", "by_step"}
+    assert set(run["accuracy"]) == moments | {"intervals", "gain", "problems", "samples_per_problem", "by_step"}
     assert all(0 <= run["accuracy"][when] <= 1 for when in moments)
     estimates = [sum(bins) for bins in run["pass_rate_histograms"].values()]
     assert estimates == [48] * (stages + 1), "before, at a switch, after"

@@ -29,6 +29,7 @@ def test_rollouts_that_go_on_in_the_next_step(workplace: Workplace) -> None:
         "trainer.v1.colocate_async.num_warmup_batches=1",
         "paced.targets.column=extra_info.solution",
         "paced.weight.kernel=uniform",  # the order of the prompts then follows from the seed alone
+        "paced.pass_rate.refresh=draw",
     ]
     workplace.launch_and_kill(4, *overrides)
     launched = workplace.launch(*overrides, steps=6)
@@ -43,7 +44,10 @@ def test_rollouts_that_go_on_in_the_next_step(workplace: Workplace) -> None:
     sampler = PassRateSampler(PassRateTable(64), Kernel("uniform"), power=0.0, explore=0.0, seed=0, epoch_size=64)
     trained = [prompt for step in range(1, 7) for prompt in workplace.prompts_trained(step)]
     assert len(set(trained)) == len(trained) == 48
-    assert set(trained) | queued(workplace.checkpoints / "global_step_6") == set(islice(sampler, 56))
+    drawn = set(islice(sampler, 56))
+    assert set(trained) | queued(workplace.checkpoints / "global_step_6") == drawn
+    measured = PassRateTable.load(workplace.checkpoints / "global_step_6" / "paced" / "pass_rates.parquet")
+    assert drawn <= set(np.flatnonzero(measured.last_seen >= 0).tolist()), "before it was drawn"
 
 
 def queued(checkpoint: Path) -> set[int]:
@@ -59,11 +63,17 @@ def test_rollouts_on_gpus_of_their_own(workplace: Workplace) -> None:
         "trainer.v1.separate_async.parameter_sync_step=2",
         "actor_rollout_ref.actor.ppo_mini_batch_size=4",
         "paced.targets.column=extra_info.solution",
+        "paced.pass_rate.refresh=draw",
+        "paced.sampler.skip_zero_weight=False",
     ]
     launched = workplace.launch(*overrides, machine="cpu_separate", steps=4)
     assert launched.code == 0, launched.tail()
     finite(workplace)
-    assert set(workplace.run().series("paced/stage").values()) == {1, 2}
+    run = workplace.run()
+    assert set(run.series("paced/stage").values()) == {1, 2}
+    measured = run.pass_rates[max(run.pass_rates)]
+    trained = {prompt for step in range(1, 5) for prompt in workplace.prompts_trained(step)}
+    assert trained <= set(np.flatnonzero(measured.last_seen >= 0).tolist())
 
 
 def test_beside_grpo_routed_by_pass_rate(workplace: Workplace) -> None:

@@ -18,8 +18,8 @@ from paced_verl.divergence import get_divergence
 from paced_verl.divergence.selection import get_token_weight
 from paced_verl.pacing.kernel import Kernel
 from paced_verl.pacing.pass_rates import PassRateTable
+from paced_verl.pacing.policies import get_sampler
 from paced_verl.pacing.protocol import SamplerSettings
-from paced_verl.pacing.sampler import get_sampler
 from paced_verl.teacher.context import TeacherContext
 from tests.checks.test_checks import write_data, write_model
 

@@ -216,19 +216,21 @@ def test_metrics_are_what_their_names_say(way):
     table = random_table(700)
     w, q = brute_force(table, *way)
     rates = table.rates()
-    rates = rates[~np.isnan(rates)]
+    seen = ~np.isnan(rates)
+    rates, known = rates[seen], w[seen]
     assert sampler_of(table, *way).metrics(step=7) == pytest.approx(
         {
             "paced/weight/mean": w.mean(),
-            "paced/weight/max": w.max() / w.mean(),
-            "paced/weight/zero_share": np.mean(w == 0),
-            "paced/weight/ess": w.sum() ** 2 / (700 * (w**2).sum()),
+            "paced/weight/max": known.max() / w.mean(),
+            "paced/weight/zero_share": np.mean(known == 0),
+            "paced/weight/ess": known.sum() ** 2 / (len(known) * (known**2).sum()),
             "paced/sampler/entropy": stats.entropy(q) / math.log(700),
             "paced/sampler/staleness": 7,
             "paced/pass_rate/mean": rates.mean(),
             "paced/pass_rate/low": np.mean(rates < 0.2),
             "paced/pass_rate/frontier": np.mean((rates >= 0.2) & (rates <= 0.8)),
             "paced/pass_rate/high": np.mean(rates > 0.8),
+            "paced/pass_rate/unseen": 1 - len(known) / 700,
         },
         rel=1e-5,
     )

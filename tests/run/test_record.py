@@ -9,7 +9,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from paced_verl.pacing.schedule import Schedule
-from paced_verl.run.record import metrics_file, write_record
+from paced_verl.run.record import metrics_file, record_end, write_record
 
 STAGES = [{"divergence": "forward_kl", "responses": "teacher"}, {"divergence": "reverse_kl", "responses": "student"}]
 SCHEDULE = Schedule.from_ends([0.5, 1.0], STAGES, 10)
@@ -35,6 +35,18 @@ def test_a_record_names_the_run_and_each_of_its_attempts(tmp_path: Path, monkeyp
     ]
     write_record(tmp_path / "paced", config(), SCHEDULE, prompts=7, fingerprint="f", step=0)
     assert len(json.loads((tmp_path / "paced" / "run.json").read_text())["attempts"]) == 1, "a new run in its place"
+
+
+def test_a_record_says_how_its_last_attempt_ended(tmp_path: Path) -> None:
+    folder = tmp_path / "paced"
+    for step, cause in ((0, None), (4, "OSError: disk full"), (6, None)):
+        write_record(folder, config(), SCHEDULE, prompts=7, fingerprint="f", step=step)
+        if step:
+            record_end(folder, cause)
+    attempts = json.loads((folder / "run.json").read_text())["attempts"]
+    assert "ended" not in attempts[0], "it was killed"
+    assert [attempt["cause"] for attempt in attempts[1:]] == ["OSError: disk full", None]
+    assert all(attempt["began"] <= attempt["ended"] for attempt in attempts[1:])
 
 
 def test_the_metrics_are_where_verls_logger_puts_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

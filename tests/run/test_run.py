@@ -12,8 +12,8 @@ import pytest
 
 from paced_verl import fields
 from paced_verl.config import PacedConfig
-from paced_verl.pacing import sampler as samplers
-from paced_verl.pacing.kernel import Kernel
+from paced_verl.pacing import policies
+from paced_verl.pacing.kernel import Kernel, fit_prior
 from paced_verl.pacing.pass_rates import PassRateTable
 from paced_verl.pacing.protocol import IntArray, PromptSampler, SamplerSettings
 from paced_verl.run.measure import Counts
@@ -38,9 +38,11 @@ class Student:
 
     def __init__(self) -> None:
         self.measured: list[tuple[int, int]] = []
+        self.prompts: list[int] = []
 
-    def measure(self, which: IntArray, samples: int) -> Counts:
+    def measure(self, which: IntArray, samples: int, by: str = "student") -> Counts:
         self.measured.append((len(which), samples))
+        self.prompts += which.tolist()
         correct = which * samples // PROMPTS
         return Counts(which, correct, np.full(len(which), samples), np.full(len(which), 5 * samples))
 
@@ -57,6 +59,7 @@ class Run:
             paced.build_schedule(STEPS),
             prompts=PROMPTS,
             epoch_size=PROMPTS,
+            batch=BATCH,
             student_n=2,
             dataset=data,
             tokenizer=TOKENIZER,
@@ -65,9 +68,13 @@ class Run:
 
     def step(self, step: int) -> dict[str, list[Any]]:
         """Returns what the rows were told, and the prompts they are of."""
-        self.state.before_step(step, self.student.measure)
-        prompts = self.state.sampler.draw(BATCH)
+        self.state.rates.before_step(step, self.student.measure)
+        self.state.rates.before_draw(step, BATCH, self.student.measure)
+        prompts = self.state.rates.sampler.draw(BATCH)
         told = self.state.tell(prompts, step)
+        ahead = self.state.rates.ahead(step)
+        if ahead.size:  # rides along with the step's rollouts
+            self.state.rates.take_ahead(self.student.measure(ahead, 4), None, step, seconds=0.5)
         n = told[fields.SESSIONS][0]
         keys = [f"{step}.{i}_{session}_0" for i in range(BATCH) for session in range(n)]
         of_row = np.repeat(prompts, n)
@@ -82,12 +89,12 @@ class Run:
         return told | {"prompts": prompts.tolist()}
 
     def save(self) -> dict[str, Any]:
-        self.state.save(self.folder / "paced")
-        return self.state.sampler.state_dict()
+        self.state.save(self.folder / "paced", step=0)
+        return self.state.rates.sampler.state_dict()
 
     def resume(self, sampler: dict[str, Any]) -> None:
         self.state.load(self.folder / "paced")
-        self.state.sampler.load_state_dict(sampler)
+        self.state.rates.sampler.load_state_dict(sampler)
 
 
 def test_a_run_of_two_stages_decides_as_its_schedule_says(tmp_path: Path) -> None:
@@ -140,9 +147,146 @@ def test_a_run_that_is_killed_after_any_step_goes_on_as_if_it_had_not_been(
     resumed = Run(tmp_path / "killed", **settings)
     resumed.resume(sampler)
     assert before + [resumed.step(step) for step in range(killed_after + 1, STEPS + 1)] == expected
-    assert resumed.state.table.samples.tolist() == undisturbed.state.table.samples.tolist()
+    assert resumed.state.rates.table.samples.tolist() == undisturbed.state.rates.table.samples.tolist()
     assert resumed.state.targets[expected[0]["prompts"][0]] == undisturbed.state.targets[expected[0]["prompts"][0]]
     assert len(killed.student.measured) + len(resumed.student.measured) == len(undisturbed.student.measured)
+
+
+DRAW = {"refresh": "draw", "samples": 4, "ahead": 1}
+
+
+@pytest.mark.parametrize("killed_after", range(1, STEPS))
+@pytest.mark.parametrize("power", [0.0, 1.0])
+def test_a_run_that_measures_what_it_draws_goes_on_after_a_kill_in_any_window(
+    killed_after: int, power: float, tmp_path: Path
+) -> None:
+    settings = {"sampler": {"power": power}, "pass_rate": DRAW | {"max_age": 3}, "weight": {"estimate": "posterior"}}
+    undisturbed = Run(tmp_path / "undisturbed", **settings)
+    expected = [undisturbed.step(step) for step in range(1, STEPS + 1)]
+    killed = Run(tmp_path / "killed", **settings)
+    before = [killed.step(step) for step in range(1, killed_after + 1)]
+    sampler = killed.save()
+    resumed = Run(tmp_path / "killed", **settings)
+    resumed.resume(sampler)
+    assert before + [resumed.step(step) for step in range(killed_after + 1, STEPS + 1)] == expected
+    assert resumed.state.rates.table.samples.tolist() == undisturbed.state.rates.table.samples.tolist()
+    assert resumed.state.rates.kernel == undisturbed.state.rates.kernel, "the fitted prior, too"
+    assert killed.student.prompts + resumed.student.prompts == undisturbed.student.prompts
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0])
+def test_only_what_is_drawn_is_measured_and_never_more_than_at_the_start(power: float, tmp_path: Path) -> None:
+    short = Run(tmp_path, sampler={"power": power}, pass_rate=DRAW)
+    drawn = short.step(1)["prompts"] + short.step(2)["prompts"]
+    assert set(drawn) <= set(short.student.prompts)
+    whole = Run(tmp_path, sampler={"power": power}, pass_rate=DRAW)
+    for step in range(1, STEPS + 1):
+        whole.step(step)
+    assert sorted(whole.student.prompts) == list(range(PROMPTS)), "each once, in a run of more than two epochs"
+
+
+def test_nothing_is_measured_after_the_last_draw(tmp_path: Path) -> None:
+    run = Run(tmp_path, pass_rate=DRAW)
+    assert run.state.rates.ahead(STEPS - 1).size > 0
+    assert run.state.rates.ahead(STEPS).size == 0
+    assert Run(tmp_path).state.rates.ahead(1).size == 0, "all are measured at the start"
+
+
+def test_what_measuring_cost_is_said_once(tmp_path: Path) -> None:
+    run = Run(tmp_path, pass_rate=DRAW)
+    run.state.rates.before_draw(1, BATCH, run.student.measure)
+    prompts = len(run.student.prompts)
+    assert run.state.rates.pop_amounts()["paced/pass_rate/measured"] == prompts
+    assert run.state.rates.pop_amounts() == {}
+
+
+def test_what_is_left_to_the_data_is_fitted_again_when_twice_as_much_is_known(tmp_path: Path) -> None:
+    run = Run(tmp_path, pass_rate=DRAW, weight={"estimate": "posterior"})
+    priors = set()
+    for known in range(PROMPTS):
+        run.state.rates.take(run.student.measure(np.array([known]), 4), step=1)
+        priors.add(run.state.rates.kernel.prior)
+        table = run.state.rates.table
+        if known + 1 in (1, 2, 4, 8):
+            assert run.state.rates.kernel.prior == fit_prior(table.successes, table.samples)
+    assert len(priors) <= 4
+
+
+def test_a_prompt_whose_responses_fail_is_not_measured_for_ever(tmp_path: Path) -> None:
+    run = Run(tmp_path, pass_rate=DRAW)
+    asked = []
+
+    def fails(which: IntArray, samples: int) -> Counts:
+        asked.append(which.tolist())
+        return Counts(which, *(np.zeros(len(which), np.int64) for _ in range(3)))
+
+    run.state.rates.before_draw(1, BATCH, fails)
+    assert len(asked) == 1
+
+
+def test_the_teachers_own_pass_rate_is_learnt_from_what_it_writes(tmp_path: Path) -> None:
+    """One response a prompt; wrong ones shut the gate, so that these prompts are not drawn again."""
+    run = Run(tmp_path, weight={"teacher": "gate", "estimate": "posterior"})
+    drawn = [run.step(step)["prompts"] for step in (1, 2, 3)]
+    teacher = run.state.rates.teacher
+    assert sorted(np.flatnonzero(teacher.samples).tolist()) == sorted({p for prompts in drawn for p in prompts})
+    wrong = np.flatnonzero((teacher.samples > 0) & (teacher.successes == 0))
+    assert wrong.size, "otherwise nothing is seen here"
+    weights = run.state.rates.sampler.weights()  # type: ignore[attr-defined]
+    assert (weights[wrong] == 0).all()
+    later = [prompt for step in range(4, STEPS + 1) for prompt in run.step(step)["prompts"]]
+    assert not set(later) & set(wrong.tolist())
+
+
+def test_the_teacher_is_judged_where_it_is_asked_to_be_and_once(tmp_path: Path) -> None:
+    run = Run(tmp_path, pass_rate=DRAW | {"teacher_samples": 2, "max_age": 1}, weight={"teacher": "product"})
+    asked: list[int] = []
+
+    def measure(which: IntArray, samples: int, by: str = "student") -> Counts:
+        if by == "teacher":
+            assert samples == 2
+            asked.extend(which.tolist())
+            return Counts(which, which % 3, np.full(len(which), 2), np.full(len(which), 9))
+        return run.student.measure(which, samples)
+
+    rates = run.state.rates
+    for step in (1, 2, 3):
+        rates.before_draw(step, BATCH, measure)
+        prompts = rates.sampler.draw(BATCH)
+        assert (rates.teacher.samples[prompts] == 2).all(), "before it is drawn"
+        rates.sampler.loss_weights(prompts)
+    assert len(asked) == len(set(asked)), "a teacher that is frozen is judged once"
+    assert rates.teacher_metrics()["paced/teacher/pass_rate"] == pytest.approx(np.mean(np.array(asked) % 3) / 2)
+
+
+def test_a_resumed_run_knows_the_teacher(tmp_path: Path) -> None:
+    first = Run(tmp_path, weight={"teacher": "gate", "estimate": "posterior"})
+    for step in (1, 2):
+        first.step(step)
+    sampler = first.save()
+    second = Run(tmp_path, weight={"teacher": "gate", "estimate": "posterior"})
+    second.resume(sampler)
+    np.testing.assert_array_equal(second.state.rates.teacher.successes, first.state.rates.teacher.successes)
+    np.testing.assert_array_equal(
+        second.state.rates.sampler.weights(),  # type: ignore[attr-defined]
+        first.state.rates.sampler.weights(),  # type: ignore[attr-defined]
+    )
+
+
+def test_prompts_that_could_teach_and_are_left_out_are_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run = Run(tmp_path)
+    rates = run.state.rates
+    rates.observe_teacher(np.arange(PROMPTS), np.full(PROMPTS, 1), np.full(PROMPTS, 1), step=1)
+    table = PassRateTable(PROMPTS)
+    table.observe(np.arange(PROMPTS), [2] * 4 + [0] * 8, [4] * PROMPTS, step=1)
+    rates.use(table, step=1)
+    said = capsys.readouterr().out
+    assert "67% of the prompts weigh 0" in said
+    assert "solves 100% of these" in said
+    assert "estimate=posterior" in said
+    rates.observe_teacher(np.arange(4, 12), np.zeros(8), np.full(8, 3), step=1)
+    rates.use(table, step=2)
+    assert "weigh 0" not in capsys.readouterr().out, "a teacher that is wrong there could not"
 
 
 def test_an_estimate_that_a_kill_cut_short_is_made_again(tmp_path: Path) -> None:
@@ -160,11 +304,11 @@ def test_learning_counts_rollouts_of_the_student_once_and_leaves_the_teachers_al
     run = Run(tmp_path, pass_rate={"refresh": "never", "samples": 4}, weight={"estimate": "posterior"})
     teachers = step_rows(["a_0_0"], [3], stages=[0])
     run.state.learn(teachers, Report(), step=1)
-    assert run.state.table.samples.sum() == 0
+    assert run.state.rates.table.samples.sum() == 0
     students = step_rows(["b_0_0", "b_0_1", "b_1_0"], [2, 2, 2], stages=[1] * 3, correct=[True, True, False])
     _, amounts = run.state.learn(students, Report(["ValueError: no"]), step=5)
-    assert run.state.table.samples.tolist() == [0, 0, 2, *[0] * 9]
-    assert run.state.table.successes[2] == 1
+    assert run.state.rates.table.samples.tolist() == [0, 0, 2, *[0] * 9]
+    assert run.state.rates.table.successes[2] == 1
     assert amounts["paced/rollout/failed"] == 1
 
 
@@ -179,8 +323,8 @@ def test_under_dapos_filter_every_group_counts_whether_or_not_it_trains(tmp_path
     ]
     rows = step_rows(["a_0_0", "a_1_0"], [2, 2], stages=[1, 1], correct=[True, False])
     _, amounts = run.state.learn(rows, Report([], outcomes), step=5)
-    assert run.state.table.samples[:4].tolist() == [2, 2, 2, 0]
-    assert run.state.table.successes[:4].tolist() == [0, 2, 1, 0]
+    assert run.state.rates.table.samples[:4].tolist() == [2, 2, 2, 0]
+    assert run.state.rates.table.successes[:4].tolist() == [0, 2, 1, 0]
     assert amounts["paced/teacher/tokens_dropped"] == 3
 
 
@@ -242,12 +386,12 @@ def in_order(table: PassRateTable, kernel: Kernel, settings: SamplerSettings) ->
 
 
 def test_a_sampler_of_another_kind_is_put_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(samplers, "_POLICIES", samplers._POLICIES | {"in_order": in_order})
+    monkeypatch.setattr(policies, "_POLICIES", policies._POLICIES | {"in_order": in_order})
     run = Run(tmp_path, sampler={"policy": "in_order"})
     steps = [run.step(step) for step in range(1, 6)]
     assert [told["prompts"] for told in steps[:3]] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
     assert steps[4][fields.WEIGHT] == [1.0] * BATCH
-    assert set(run.state.sampler.updated) == set(steps[4]["prompts"]), "it hears of what was observed"  # type: ignore[attr-defined]
+    assert set(run.state.rates.sampler.updated) == set(steps[4]["prompts"]), "it hears of what was observed"  # type: ignore[attr-defined]
     sampler = run.save()
     resumed = Run(tmp_path, sampler={"policy": "in_order"})
     resumed.resume(sampler)

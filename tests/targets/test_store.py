@@ -376,7 +376,7 @@ def test_a_file_of_wider_types_in_another_order_is_read(tmp_path: Path) -> None:
             "prompt": pa.array([7], pa.int32()),
         }
     )
-    assert set(SCHEMA.names) < set(wide.column_names)
+    assert set(SCHEMA.names) - {"tries"} < set(wide.column_names), "one try each, where a file does not say"
     pq.write_table(wide, tmp_path / "wide.parquet")
     store = TargetStore()
     store.load(tmp_path / "wide.parquet")

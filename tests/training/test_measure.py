@@ -15,20 +15,27 @@ from paced_verl.training import measure, rows
 from tests.queue import Queue
 
 
-def row(prompt: int, reward: float, acc: float | None = None, tokens: int = 2) -> dict[str, Any]:
+def row(
+    prompt: int, reward: float, acc: float | None = None, tokens: int = 2, by_teacher: bool = False
+) -> dict[str, Any]:
     extra = {} if acc is None else {"acc": acc}
     return {
         fields.PROMPT: prompt,
+        fields.BY_TEACHER: by_teacher,
         "rm_scores": torch.tensor([0.0] * (tokens - 1) + [reward]),
         "extra_fields": {"reward_extra_info": extra},
     }
 
 
 def tally(monkeypatch: pytest.MonkeyPatch, rows: dict[str, dict[str, Any]], which: list[int]) -> tuple[Any, Queue]:
-    queue, counting = Queue(rows), measure._Tally(np.array(which))
+    queue = Queue(rows)
     queue.replace(monkeypatch, measure)
-    counting.add(queue.batch, 0.5)
-    return counting.counts, queue
+    buffer = SimpleNamespace(sample=lambda **_: (queue.batch, None))
+    measuring = measure.Measuring(
+        [], temperature=1.0, threshold=0.5, chunk=9, agent_loop_manager=None, replay_buffer=buffer
+    )
+    monkeypatch.setattr(measure.Measuring, "_submit", lambda self, chunk, *_: len(chunk))
+    return measuring.wait_for(np.array(which), samples=2, step=1), queue
 
 
 def test_a_session_counts_once_with_its_last_output_and_costs_all_its_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,11 +54,11 @@ def test_a_session_counts_once_with_its_last_output_and_costs_all_its_tokens(mon
 
 
 def test_a_measurement_whose_responses_all_fail_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(RuntimeError, match="not one response of the first prompts was scored"):
+    with pytest.raises(RuntimeError, match="not one response of the student to the first prompts was scored"):
         tally(monkeypatch, {}, which=[0])
-    counting = measure._Tally(np.array([0]))
+    counting = measure._Tally(np.array([0]), by="student")
     counting.counts.samples[0] = 1
-    counting.add(KVBatchMeta(partition_id="val", keys=[], tags=[]), 0.5)  # a later chunk may fail
+    counting.add([], None, 0.5)  # a later chunk may fail
 
 
 class Servers:
@@ -67,29 +74,62 @@ class Servers:
         prompts = [int(prompt) for prompt in batch[fields.PROMPT]]
         self.chunks.append(prompts)
         keys = []
-        for uid, prompt, n in zip(batch["uid"], prompts, batch["__rollout_n__"], strict=True):
+        by_teacher = [bool(flag) for flag in batch[fields.BY_TEACHER]]
+        for uid, prompt, n, by in zip(batch["uid"], prompts, batch["__rollout_n__"], by_teacher, strict=True):
             for session in range(n):
                 keys.append(f"{uid}_{session}_0")
-                self.queue.rows[keys[-1]] = row(prompt, float(session < prompt))
+                self.queue.rows[keys[-1]] = row(prompt, float(by or session < prompt), by_teacher=by)
         self.waiting.append(keys)
 
     def sample(self, batch_size: int, **_: Any) -> tuple[KVBatchMeta, None]:
-        keys = self.waiting.pop(0)
+        keys: list[str] = []
+        while batch_size > 0:
+            keys += self.waiting.pop(0)
+            batch_size = batch_size - len({key.split("_")[0] for key in keys})
         return KVBatchMeta(partition_id="val", keys=keys, tags=[{} for _ in keys]), None
 
 
 def test_only_the_prompts_that_are_asked_for_are_sampled_chunk_by_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     servers = Servers(monkeypatch)
     data = [{fields.PROMPT: i, "index": i} for i in range(10)]
-    settings = SimpleNamespace(temperature=1.0, threshold=0.5, chunk=2, step=3)
-    counts = measure.measure(
-        data, np.array([5, 1, 8]), samples=4, agent_loop_manager=servers, replay_buffer=servers, **vars(settings)
+    measuring = measure.Measuring(
+        data, temperature=1.0, threshold=0.5, chunk=2, agent_loop_manager=servers, replay_buffer=servers
     )
+    counts = measuring.wait_for(np.array([5, 1, 8]), samples=4, step=3)
     assert servers.chunks == [[5, 1], [8]]
     assert counts.prompts.tolist() == [5, 1, 8]
     assert counts.samples.tolist() == [4, 4, 4]
     assert counts.successes.tolist() == [4, 1, 4]
-    nothing = measure.measure(
-        data, np.array([], int), samples=4, agent_loop_manager=servers, replay_buffer=servers, **vars(settings)
+    assert measuring.wait_for(np.array([], int), samples=4, step=3).samples.size == 0
+
+
+def test_what_is_sent_beside_a_step_is_collected_later_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    servers = Servers(monkeypatch)
+    data = [{fields.PROMPT: i, "index": i} for i in range(10)]
+    measuring = measure.Measuring(
+        data, temperature=1.0, threshold=0.5, chunk=2, agent_loop_manager=servers, replay_buffer=servers
     )
-    assert nothing.samples.size == 0
+    measuring.send(np.array([7, 2, 3]), samples=4, step=5)
+    assert measuring.under_way == 5
+    with pytest.raises(AssertionError, match="collect what was sent before"):
+        measuring.wait_for(np.array([1]), samples=4, step=6)
+    counts = measuring.collect()["student"]
+    assert servers.chunks == [[7, 2, 3]], "all at once"
+    assert (counts.prompts.tolist(), counts.successes.tolist()) == ([7, 2, 3], [4, 2, 3])
+    assert measuring.under_way is None
+    with pytest.raises(AssertionError, match="nothing was sent"):
+        measuring.collect()
+
+
+def test_what_the_teacher_is_asked_is_counted_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    servers = Servers(monkeypatch)
+    data = [{fields.PROMPT: i, "index": i} for i in range(10)]
+    measuring = measure.Measuring(
+        data, temperature=1.0, threshold=0.5, chunk=2, agent_loop_manager=servers, replay_buffer=servers
+    )
+    measuring.send(np.array([1, 2]), samples=4, step=5)
+    measuring.send(np.array([2]), samples=3, step=5, by="teacher")
+    counts = measuring.collect()
+    assert (counts["student"].successes.tolist(), counts["student"].samples.tolist()) == ([1, 2], [4, 4])
+    assert (counts["teacher"].successes.tolist(), counts["teacher"].samples.tolist()) == ([3], [3])
+    assert measuring.wait_for(np.array([4]), 2, step=6, by="teacher").successes.tolist() == [2]

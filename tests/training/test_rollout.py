@@ -96,7 +96,9 @@ def run(made: PacedAgentLoopWorker, outcomes: list, weight: float = 1.0, by_stud
 
     async def sessions() -> list[Any]:
         calls = [
-            made._run_agent_loop({}, {}, agent_name="", uid="u", session_id=i, outcomes=outcomes, **copy.copy(row))
+            made._run_agent_loop(
+                {}, {"validate": False}, agent_name="", uid="u", session_id=i, outcomes=outcomes, **copy.copy(row)
+            )
             for i in range(len(outcomes))
         ]
         return await asyncio.gather(*calls, return_exceptions=True)
@@ -128,6 +130,43 @@ def test_a_group_is_dropped_where_verl_drops_it(metrics: list[float], monkeypatc
     buffer._dapo_classification_cache = defaultdict(dict)
     dropped, _ = buffer._dapo_filtered_keys("train")
     assert group.uniform == ("u" in dropped)
+
+
+def test_a_teacher_that_is_measured_writes_under_its_own_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its response is judged where verl's validation is, by the row's own reward, and nobody scores it."""
+    seen: dict[str, Any] = {}
+
+    class Writer(Teacher):
+        async def respond(self, prompt_ids: list[int], sampling: dict[str, Any], key: str | None) -> list[int]:
+            seen.update(prompt=prompt_ids, sampling=sampling, key=key)
+            return [4, 5, 6]
+
+    made = worker(filters=False, teacher=Writer())
+    made.paced.targets = SimpleNamespace(temperature=0.7, top_p=0.9)
+    made.rollout_config = SimpleNamespace(response_length=3)
+    made.prompts = SimpleNamespace(student=lambda row: [1], teacher=lambda row, context: [8, 9])
+
+    async def postprocess(self: Any, output: Any, validate: bool, **row: Any) -> str:
+        seen.update(output=output, validate=validate, row=row)
+        return "stored"
+
+    monkeypatch.setattr(VERL, "_agent_loop_postprocess", postprocess)
+    row = {
+        fields.PROMPT: 7,
+        fields.TEMPERATURE: 1.0,
+        fields.BY_TEACHER: True,
+        "data_source": "maths",
+        "global_steps": 4,
+    }
+    call = made._run_agent_loop({}, {"validate": True}, agent_name="", uid="u", session_id=0, **row)
+    assert asyncio.run(call) == "stored"
+    assert (seen["prompt"], seen["key"]) == ([8, 9], "maths")
+    assert seen["sampling"] == {"max_tokens": 3, "temperature": 0.7, "top_p": 0.9}
+    assert (seen["output"].prompt_ids, seen["output"].response_ids) == ([1], [4, 5, 6])
+    assert seen["validate"]
+    assert seen["row"][fields.PROMPT] == 7
+    assert seen["row"][fields.BY_TEACHER], "which the driver counts it by"
+    assert made.teacher.asked == 0
 
 
 def test_a_mixed_group_is_scored_whole() -> None:

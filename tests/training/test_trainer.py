@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +14,9 @@ import torch
 from omegaconf import OmegaConf
 
 from paced_verl import fields
+from paced_verl.pacing.schedule import Schedule
 from paced_verl.run.outcomes import Outcome, RefillLimit, Report
+from paced_verl.run.tokens import Tokens
 from paced_verl.training import trainer
 from paced_verl.training.trainer import PacedTrainer, RefillError
 from tests.queue import Queue
@@ -26,11 +31,19 @@ class Verl:
     def _add_prompts_to_generate(self, num_prompts: int) -> int:
         return num_prompts
 
+    def fit(self, agent_loop_manager: Any) -> None:
+        if self.fails is not None:  # type: ignore[attr-defined]
+            raise self.fails  # type: ignore[attr-defined]
+
+    def _compute_metrics(self, batch: Any, metrics: dict) -> None:
+        pass
+
 
 class Trainer(PacedTrainer, Verl):
     """Of a run with no more than a test needs of it."""
 
     def __init__(self, **attributes: Any):
+        self._report, self._tokens = Report(), Tokens()
         self.__dict__.update(attributes)
 
 
@@ -57,13 +70,77 @@ def test_advantages_of_rows_without_a_task_reward_become_0(monkeypatch: pytest.M
 
 def test_prompts_are_not_replaced_for_ever() -> None:
     failed = Report(["OSError: refused"] * 2, [Outcome(0, error="OSError: refused")] * 2)
-    run = Trainer(agent_loop_manager=reporting(failed, failed), _refills=RefillLimit(4, 100), _report=Report())
+    run = Trainer(
+        agent_loop_manager=reporting(failed, failed), _refills=RefillLimit(4, 100), _report=Report(), _tokens=Tokens()
+    )
     assert run._add_prompts_to_generate(2) == 2
     with pytest.raises(RefillError, match=r"4 prompts in a row failed.*OSError: refused") as ended:
         run._add_prompts_to_generate(2)
     assert run._cause(ended.value) == str(ended.value)
     assert run._cause(ValueError("no row is left")) == "OSError: refused", "what went wrong in rollouts came first"
-    assert Trainer(agent_loop_manager=reporting(), _refills=run._refills, _report=Report())._cause(KeyError()) is None
+    assert Trainer(agent_loop_manager=reporting(), _refills=run._refills)._cause(KeyError()) is None
+
+
+def test_a_logged_step_has_all_tokens_since_the_one_before() -> None:
+    spent = [Report(), Report()]
+    spent[0].tokens.add("student", 3, 2)
+    spent[1].tokens.add("validation", 5, 1)
+    amounts = {"paced/pass_rate/measured": 4.0}
+    state = SimpleNamespace(rates=SimpleNamespace(pop_amounts=lambda: amounts))
+    run = Trainer(
+        agent_loop_manager=reporting(*spent),
+        _refills=RefillLimit(4, 100),
+        state=state,
+    )
+    run._hear()  # in the step
+    metrics = {"paced/pass_rate/measured": 8.0}
+    run._compute_metrics(None, metrics)
+    assert metrics["paced/tokens/student/prompt"] == 3
+    assert metrics["paced/tokens/validation/generated"] == 1
+    assert metrics["paced/pass_rate/measured"] == 12, "of the estimate after the last step, too"
+    run._compute_metrics(None, metrics)
+    assert metrics["paced/tokens/student/prompt"] == 0
+
+
+@pytest.mark.parametrize(
+    ("fails", "heard", "cause"),
+    [
+        (None, [], None),
+        (KeyError("rows"), [], "KeyError: 'rows'"),
+        (ValueError("no row is left"), ["OSError: refused"], "OSError: refused"),
+    ],
+)
+def test_the_record_says_how_the_run_ended(
+    fails: Exception | None, heard: list[str], cause: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = SimpleNamespace(find_dead=lambda: None)
+    monkeypatch.setattr(trainer, "EngineWatch", lambda *_, **__: nullcontext(watch))
+    monkeypatch.setattr(trainer, "Measuring", lambda *_, **__: None)
+    loops = reporting(Report(heard))
+    loops.agent_loop_workers = []
+    settings = {"default_local_dir": str(tmp_path), "logger": "console"}
+    run = Trainer(
+        paced=SimpleNamespace(
+            targets=SimpleNamespace(file=None), pass_rate=SimpleNamespace(temperature=1.0, threshold=0.5)
+        ),
+        config=OmegaConf.create({"trainer": settings, "data": {"train_batch_size": 4}}),
+        schedule=Schedule.from_ends([1.0], [{"divergence": "forward_kl", "responses": "teacher"}], 8),
+        prompts=range(5),
+        state=SimpleNamespace(rates=SimpleNamespace(table=SimpleNamespace(fingerprint="f"))),
+        global_steps=3,
+        replay_buffer=None,
+        agent_loop_manager=loops,
+        fails=fails,
+        _engines=dict,
+        _addresses=dict,
+        _refills=RefillLimit(4, 100),
+        _report=Report(),
+    )
+    with nullcontext() if fails is None else pytest.raises((KeyError, RuntimeError)):
+        run.fit(loops)
+    (attempt,) = json.loads((tmp_path / "paced" / "run.json").read_text())["attempts"]
+    assert (attempt["after_step"], attempt["cause"]) == (3, cause)
+    assert attempt["ended"]
 
 
 def test_the_limit_follows_the_configuration() -> None:
