@@ -1,73 +1,43 @@
 """Prompts of several difficulties, students at several stages of learning them, and many of their responses.
 
-The laboratory of scripts/study_predicted_pass_rates.py: reasoning-gym problems, the models of ``tiny_models.py``.
+The laboratory: reasoning-gym problems, the models of ``tiny_models.py``, the plan of ``regimes.py``.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
 import torch
-from tiny_models import BATCH, END, Learner, make_model, make_tokenizer, messages, train
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from paced_verl.tasks.reasoning_gym import problems, worked_solution
 from paced_verl.tasks.reward import PREFIX, compute_score
 from paced_verl.teacher.context import TeacherContext
+from scripts.experiments.predicted.regimes import (
+    COUNT,
+    LONG,
+    PROMPTS,
+    REGIMES,
+    STUDENTS,
+    SUM,
+    TEACHER_SAMPLES,
+    TRUTH,
+    Families,
+    K,
+    Regime,
+)
+from scripts.tiny_models import BATCH, END, Learner, make_model, make_tokenizer, messages, train
 
-PROMPTS, K, TRUTH, TEACHER_SAMPLES = 512, 8, 128, 4
 FRESH = 1_000_000  # seeds of training problems are apart from those of prompts
 CHUNK = 64  # prompts that are sampled together
 LONGEST = 20  # tokens of a response: more than the longest worked solution has
 Problem = dict[str, Any]
-Families = dict[str, dict[str, Any]]
 
-SPELL: Families = {"spell_backward": {"min_word_len": 3, "max_word_len": 8}}
-LONG: Families = {"spell_backward": {"min_word_len": 3, "max_word_len": 14}}
-SUM: Families = {"chain_sum": {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1}}
-ONE_LENGTH: Families = {"chain_sum": {"min_terms": 3, "max_terms": 3, "min_digits": 1, "max_digits": 1}}
-COUNT: Families = {"letter_counting": {"min_words": 2, "max_words": 4}}
-
-
-@dataclass(frozen=True)
-class Regime:
-    """Prompts, and the student that is asked.
-
-    Attributes:
-        prompts: reasoning-gym family → its settings.
-        student: A key of STUDENTS.
-        stage: Of that student.
-        shuffled: Share of prompts whose label is another prompt's.
-    """
-
-    prompts: Families
-    student: str
-    stage: str
-    shuffled: float = 0.0
-
-
-SHORT: Families = {"spell_backward": {"min_word_len": 3, "max_word_len": 6}}
-STUDENTS: dict[str, tuple[Families, dict[str, float]]] = {
-    "words": (SPELL, {"barely": 0.9, "half": 0.3, "well": 0.08}),
-    "sums": (SUM, {"barely": 0.7, "half": 0.4, "well": 0.2}),
-    "short words": (SHORT, {"well": 0.1}),
-    "mixture": (SPELL | SUM | COUNT, {"half": 0.45}),
-}
-"""What each learns from, and the training losses, in nats a token, at which it is asked; in this order."""
-
-REGIMES = {
-    **{f"words, {stage}": Regime(SPELL, "words", stage) for stage in ("barely", "half", "well")},
-    **{f"sums, {stage}": Regime(SUM, "sums", stage) for stage in ("barely", "half", "well")},
-    "sums of one length": Regime(ONE_LENGTH, "sums", "half"),
-    "sums, half of the labels wrong": Regime(SUM, "sums", "half", shuffled=0.5),
-    "words, mostly hopeless": Regime(LONG, "short words", "well"),
-    "mixture": Regime(SPELL | SUM | COUNT, "mixture", "half"),
-}
 STUDENT = Learner(hidden=64, layers=2, steps=800, seconds=1e9, learning_rate=5e-3)
 TEACHER = Learner(hidden=128, layers=2, steps=600, seconds=1e9, learning_rate=3e-3)
 TEACHERS = LONG | SUM | COUNT

@@ -1,6 +1,6 @@
 """A Beta prior for each prompt from a regression of its pass rate, and how good the weights are that come out.
 
-The pure part of scripts/study_predicted_pass_rates.py. N prompts, k of n samples correct; what was never sampled has
+The pure part of the study. N prompts, k of n samples correct; what was never sampled has
 n = 0.
 """
 

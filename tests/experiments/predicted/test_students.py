@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import study_students
 import torch
-from study_students import ONE_LENGTH, STUDENT, Regime, draw_prompts, log_likelihood, right, sample, solution, stream
-from tiny_models import make_model, make_tokenizer
 
 from paced_verl.teacher.context import TeacherContext
+from scripts.experiments.predicted import students
+from scripts.experiments.predicted.regimes import ONE_LENGTH, Regime
+from scripts.experiments.predicted.students import (
+    STUDENT,
+    draw_prompts,
+    log_likelihood,
+    right,
+    sample,
+    solution,
+    stream,
+)
+from scripts.tiny_models import make_model, make_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +27,7 @@ def tokenizer():
 
 
 def test_responses_come_as_often_as_they_are_probable(tokenizer, monkeypatch) -> None:
-    monkeypatch.setattr(study_students, "LONGEST", 3)
+    monkeypatch.setattr(students, "LONGEST", 3)
     torch.manual_seed(0)
     model = make_model(tokenizer, STUDENT).eval()
     for weight in model.model.layers.parameters():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from predicted_priors import EDGE, efficiency, fit_concentration, posterior_weights, predicted_rates
 from scipy import stats
 
 from paced_verl.pacing.kernel import Kernel
+from scripts.experiments.predicted.priors import EDGE, efficiency, fit_concentration, posterior_weights, predicted_rates
 
 
 class Memory:

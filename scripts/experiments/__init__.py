@@ -1,0 +1,1 @@
+"""Studies whose tables and pages are in ``docs/experiments/``."""
