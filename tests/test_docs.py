@@ -13,7 +13,14 @@ ROOT = Path(__file__).resolve().parents[1]
 OVERRIDE = re.compile(r"(?<![\w/.])((?:\+\+|\+|~)?[a-z_]\w*(?:\.\w+)+=(?:\{[^}]*\}|\[[^\]]*\]|[^\s`,;|)]+))")
 FILES = [
     path
-    for pattern in ("README.md", "docs/*.md", "configs/*.yaml", "paced_verl/configs/*/*.yaml", "examples/*.py")
+    for pattern in (
+        "README.md",
+        "docs/*.md",
+        "docs/experiments/*.md",
+        "configs/*.yaml",
+        "paced_verl/configs/*/*.yaml",
+        "examples/*.py",
+    )
     for path in sorted(ROOT.glob(pattern))
 ]
 
