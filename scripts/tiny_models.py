@@ -15,7 +15,7 @@ import argparse
 import json
 import shutil
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import cycle, islice, takewhile
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,8 @@ class Preset:
     Attributes:
         families: reasoning-gym family → its settings.
         train, test: Rows of the two files.
+        seen: Family → the settings that are others in what the student has learned from: problems beyond them are out
+            of its reach at first.
         student: Learns from plain problems, and from problems under ``context``.
         teacher: ``None`` if the student under ``context`` is the teacher.
         context: Of the run's teacher, see :class:`TeacherContext`.
@@ -74,6 +76,7 @@ class Preset:
     teacher: Learner | None = None
     context: str = "none"
     plain_every: int = 1
+    seen: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def learners(self) -> dict[str, Learner]:
@@ -84,10 +87,11 @@ class Preset:
 PRESETS = {
     ("two_stage", "full"): Preset(
         families={"spell_backward": {"min_word_len": 3, "max_word_len": 8}},
-        train=1024,
-        test=256,
+        train=4096,
+        test=512,
         teacher=Learner(hidden=128, layers=2, steps=600, seconds=90, learning_rate=3e-3),
         student=Learner(hidden=64, layers=2, steps=1000, seconds=60, learning_rate=5e-3, until=0.2),
+        seen={"spell_backward": {"max_word_len": 7}},
     ),
     ("two_stage", "test"): Preset(
         families={"spell_backward": {"min_word_len": 3, "max_word_len": 5}},
@@ -99,8 +103,8 @@ PRESETS = {
     # Finding the solution in a prompt takes a layer more than spelling backwards.
     ("self_distillation", "full"): Preset(
         families={"spell_backward": {"min_word_len": 3, "max_word_len": 8}},
-        train=1024,
-        test=256,
+        train=4096,
+        test=512,
         student=Learner(hidden=64, layers=3, steps=800, seconds=120, learning_rate=5e-3, until=0.25),
         context="solution",
         plain_every=8,
@@ -176,10 +180,12 @@ def make_model(tokenizer: PreTrainedTokenizerFast, learner: Learner) -> Qwen3For
 
 
 def make_examples(
-    tokenizer: PreTrainedTokenizerFast, preset: Preset, exclude: set[str], size: int, seed: int
+    tokenizer: PreTrainedTokenizerFast, preset: Preset, learner: str, exclude: set[str], seed: int
 ) -> list[tuple[list[int], int]]:
     """Token ids of prompt and worked solution, with the prompt's length; no question of ``exclude`` is among them."""
-    streams = {name: problems(name, settings, seed) for name, settings in preset.families.items()}
+    seen = preset.seen if learner == "student" else {}
+    streams = {name: problems(name, it | seen.get(name, {}), seed) for name, it in preset.families.items()}
+    size = BATCH * preset.learners[learner].steps
     drawn = (next(streams[name]) for name in cycle(preset.families))
     kept = list(islice((problem for problem in drawn if problem["question"] not in exclude), size))
     contexts = [TeacherContext(preset.context)] * preset.plain_every
@@ -287,10 +293,9 @@ def build(out: Path, preset: Preset, seed: int, fresh: bool) -> None:
     tokenizer = make_tokenizer(preset.families, TeacherContext(preset.context))
     test = pq.read_table(out / "data" / "test.parquet").to_pylist()
     exclude = {row["prompt"][0]["content"] for row in test}
-    size = BATCH * max(learner.steps for learner in missing.values())
-    examples = make_examples(tokenizer, preset, exclude, size, seed=seed + 1_000_000)
     for name, learner in missing.items():
         print(f"{name}: training for at most {learner.seconds:.0f} s")
+        examples = make_examples(tokenizer, preset, name, exclude, seed=seed + 1_000_000)
         torch.manual_seed(seed)
         model = make_model(tokenizer, learner)
         train(model, examples, learner, preset.plain_every)
