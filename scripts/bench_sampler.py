@@ -6,6 +6,8 @@
 Every number is a median in milliseconds unless the column says otherwise. "choice" is what numpy offers for the same
 draw, `Generator.choice(N, 512, p=w^γ/Σw^γ)` with the probabilities at hand; "ratio" is its time over ours. At γ = 0 the
 sampler walks a permutation and skips prompts of weight 0; choice then gets the uniform distribution over the others.
+"window" is the sampler of `refresh: draw`, two batches ahead, with half of the prompts measured: a draw, and before it
+the question which prompts to measure.
 """
 
 import argparse
@@ -22,7 +24,9 @@ from rich.table import Table
 
 from paced_verl.pacing.kernel import Kernel
 from paced_verl.pacing.pass_rates import PassRateTable
+from paced_verl.pacing.protocol import Window
 from paced_verl.pacing.sampler import PassRateSampler
+from paced_verl.pacing.window import WindowSampler
 
 BATCH = 512
 TRIALS = 8
@@ -45,6 +49,7 @@ def measure(size: int, power: float, repeats: int) -> dict[str, float]:
     weights = sampler.weights()
     mass = weights**power if power else (weights > 0).astype(np.float64)
     probabilities = mass / mass.sum()
+    window = half_measured(size, power, rng)
     held = [x for holder in (table, sampler) for x in vars(holder).values() if isinstance(x, np.ndarray)]
 
     def observe() -> None:
@@ -61,6 +66,8 @@ def measure(size: int, power: float, repeats: int) -> dict[str, float]:
             "draw": milliseconds(lambda: sampler.draw(BATCH), repeats),
             "choice": milliseconds(lambda: rng.choice(size, BATCH, p=probabilities), repeats),
             "one by one": milliseconds(lambda: [sampler.draw(1) for _ in range(BATCH)], repeats),
+            "window draw": milliseconds(lambda: window.draw(BATCH), repeats),
+            "what to measure": milliseconds(lambda: window.ahead(1, BATCH), repeats),
             "observe+update": milliseconds(observe, repeats),
             "refresh": milliseconds(sampler.refresh, repeats),
             "metrics": milliseconds(lambda: sampler.metrics(step=1), repeats),
@@ -69,6 +76,15 @@ def measure(size: int, power: float, repeats: int) -> dict[str, float]:
             "file MB": path.stat().st_size / 1e6,
         }
     return {**row, "ratio": row["choice"] / row["draw"]}
+
+
+def half_measured(size: int, power: float, rng: np.random.Generator) -> WindowSampler:
+    """A sampler of what is measured when it is drawn, in the middle of an epoch of random order."""
+    table = PassRateTable(size)
+    known = rng.permutation(size)[: size // 2]
+    rates = rng.beta(0.6, 0.6, len(known))
+    table.observe(known, rng.binomial(TRIALS, rates), np.full(len(known), TRIALS), step=0)
+    return WindowSampler(table, Kernel(), Window(BATCH, ahead=2), power=power)
 
 
 def main() -> None:

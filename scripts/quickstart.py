@@ -34,8 +34,9 @@ from paced_verl.report.verdict import beside, headline
 
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 ROOT = Path(__file__).resolve().parent.parent
-SAMPLES = 2  # of each held-out problem in verl's validation
+SAMPLES = 1  # of each held-out problem in verl's validation
 PROMPTS = {"full": -1, "test": 48}  # that a run draws from; -1: all of the file
+BATCH = {"full": 64, "test": 32}
 RUNS = {
     # Measure what is about to be drawn, and draw by weight: the price of an estimate is paid only where it can be used.
     "paced": ("paced.pass_rate.refresh=draw", "paced.pass_rate.samples=4", "paced.sampler.power=1"),
@@ -87,14 +88,14 @@ def command(overrides: tuple[str, ...], folder: Path, models: Path, args: argpar
         *(sys.executable, "-m", "verl.trainer.main_ppo", f"+paced={args.recipe}", "+machine=cpu", *overrides),
         f"data.train_files={models}/data/train.parquet",
         f"data.val_files={models}/data/test.parquet",
-        "data.train_batch_size=32",
+        f"data.train_batch_size={BATCH[args.preset]}",
         f"data.train_max_samples={PROMPTS[args.preset]}",
         "data.max_prompt_length=32",
         "data.max_response_length=16",
         f"actor_rollout_ref.model.path={models}/student",
         *([teacher] if RECIPES[args.recipe].own_teacher else []),
-        "actor_rollout_ref.actor.ppo_mini_batch_size=32",
-        "actor_rollout_ref.actor.optim.lr=3e-4",
+        f"actor_rollout_ref.actor.ppo_mini_batch_size={BATCH[args.preset]}",
+        "actor_rollout_ref.actor.optim.lr=1e-3",
         "actor_rollout_ref.rollout.n=2",
         f"actor_rollout_ref.rollout.val_kwargs.n={SAMPLES}",
         "actor_rollout_ref.rollout.val_kwargs.do_sample=True",

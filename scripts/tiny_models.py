@@ -44,7 +44,14 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Learner:
-    """One model: its size, and how long it learns: ``steps``, or to a loss of ``until``, within ``seconds``."""
+    """One model.
+
+    Attributes:
+        hidden, layers: Its size.
+        steps, seconds, until: How long it learns: so many steps, or to this loss, within so many seconds.
+        seen: Family → settings that are others in what it learns from. Words longer than those it has seen are out of a
+            model's reach.
+    """
 
     hidden: int
     layers: int
@@ -52,6 +59,7 @@ class Learner:
     seconds: float
     learning_rate: float
     until: float = 0.0
+    seen: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,8 +69,6 @@ class Preset:
     Attributes:
         families: reasoning-gym family → its settings.
         train, test: Rows of the two files.
-        seen: Family → the settings that are others in what the student has learned from: problems beyond them are out
-            of its reach at first.
         student: Learns from plain problems, and from problems under ``context``.
         teacher: ``None`` if the student under ``context`` is the teacher.
         context: Of the run's teacher, see :class:`TeacherContext`.
@@ -76,7 +82,6 @@ class Preset:
     teacher: Learner | None = None
     context: str = "none"
     plain_every: int = 1
-    seen: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def learners(self) -> dict[str, Learner]:
@@ -90,8 +95,15 @@ PRESETS = {
         train=4096,
         test=512,
         teacher=Learner(hidden=128, layers=2, steps=600, seconds=90, learning_rate=3e-3),
-        student=Learner(hidden=64, layers=2, steps=1000, seconds=60, learning_rate=5e-3, until=0.2),
-        seen={"spell_backward": {"max_word_len": 7}},
+        student=Learner(
+            hidden=64,
+            layers=2,
+            steps=1000,
+            seconds=60,
+            learning_rate=5e-3,
+            until=0.2,
+            seen={"spell_backward": {"max_word_len": 7}},
+        ),
     ),
     ("two_stage", "test"): Preset(
         families={"spell_backward": {"min_word_len": 3, "max_word_len": 5}},
@@ -180,12 +192,12 @@ def make_model(tokenizer: PreTrainedTokenizerFast, learner: Learner) -> Qwen3For
 
 
 def make_examples(
-    tokenizer: PreTrainedTokenizerFast, preset: Preset, learner: str, exclude: set[str], seed: int
+    tokenizer: PreTrainedTokenizerFast, preset: Preset, learner: Learner, exclude: set[str], seed: int
 ) -> list[tuple[list[int], int]]:
     """Token ids of prompt and worked solution, with the prompt's length; no question of ``exclude`` is among them."""
-    seen = preset.seen if learner == "student" else {}
-    streams = {name: problems(name, it | seen.get(name, {}), seed) for name, it in preset.families.items()}
-    size = BATCH * preset.learners[learner].steps
+    settings = {name: it | learner.seen.get(name, {}) for name, it in preset.families.items()}
+    streams = {name: problems(name, it, seed) for name, it in settings.items()}
+    size = BATCH * learner.steps
     drawn = (next(streams[name]) for name in cycle(preset.families))
     kept = list(islice((problem for problem in drawn if problem["question"] not in exclude), size))
     contexts = [TeacherContext(preset.context)] * preset.plain_every
@@ -295,7 +307,7 @@ def build(out: Path, preset: Preset, seed: int, fresh: bool) -> None:
     exclude = {row["prompt"][0]["content"] for row in test}
     for name, learner in missing.items():
         print(f"{name}: training for at most {learner.seconds:.0f} s")
-        examples = make_examples(tokenizer, preset, name, exclude, seed=seed + 1_000_000)
+        examples = make_examples(tokenizer, preset, learner, exclude, seed=seed + 1_000_000)
         torch.manual_seed(seed)
         model = make_model(tokenizer, learner)
         train(model, examples, learner, preset.plain_every)
