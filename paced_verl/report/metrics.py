@@ -26,7 +26,7 @@ def read_metrics(file: Path) -> tuple[Steps, list[str]]:
     for number, line in enumerate(lines, 1):
         try:
             step, values = _entry(line)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             warnings.append(f"{file}: line {number} is no entry of verl's file logger and was skipped: {line[:60]!r}.")
             continue
         steps.setdefault(step, {}).update(values)
