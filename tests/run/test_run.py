@@ -224,6 +224,33 @@ def test_a_prompt_whose_responses_fail_is_not_measured_for_ever(tmp_path: Path) 
     assert len(asked) == 1
 
 
+def test_a_resumed_run_knows_what_was_measured_in_vain(tmp_path: Path) -> None:
+    """Of the student and of the teacher: it asks for what an undisturbed run asks for."""
+    block: dict[str, Any] = {"pass_rate": DRAW | {"teacher_samples": 2}, "weight": {"teacher": "gate"}}
+    first, second = Run(tmp_path, **block), Run(tmp_path, **block)
+
+    def fails(which: IntArray, samples: int, by: str = "student") -> Counts:
+        return Counts(which, *(np.zeros(len(which), np.int64) for _ in range(3)))
+
+    first.state.rates.before_draw(1, BATCH, fails)
+    second.resume(first.save())
+    everyone = np.arange(PROMPTS)
+    for run in (first, second):
+        assert run.state.rates.sampler.missing(1, BATCH).size == 0  # type: ignore[attr-defined]
+    assert second.state.rates.unjudged(everyone).tolist() == first.state.rates.unjudged(everyone).tolist()
+
+
+def test_what_a_file_knows_is_as_old_as_this_run(tmp_path: Path) -> None:
+    """Its steps are those of the run that wrote it."""
+    table = PassRateTable(PROMPTS)
+    table.observe(np.arange(PROMPTS), np.full(PROMPTS, 2), np.full(PROMPTS, 4), step=500)
+    table.save(tmp_path / "old.parquet")
+    run = Run(tmp_path, pass_rate=DRAW | {"max_age": 2, "file": str(tmp_path / "old.parquet")})
+    assert run.state.rates.table.staleness(1) == 1
+    sampler: Any = run.state.rates.sampler
+    assert [sampler.missing(step, BATCH).size for step in (1, 2, 3)] == [0, 0, BATCH]
+
+
 def test_the_teachers_own_pass_rate_is_learnt_from_what_it_writes(tmp_path: Path) -> None:
     """One response a prompt; wrong ones shut the gate, so that these prompts are not drawn again."""
     run = Run(tmp_path, weight={"teacher": "gate", "estimate": "posterior"})
