@@ -238,8 +238,9 @@ def test_a_batch_that_was_drawn_and_not_handed_out_is_kept() -> None:
 
 
 def test_a_draw_whose_loss_weights_nobody_asked_for_is_forgotten_with_a_restored_state() -> None:
-    run = Run(MIXED, power=1.0)
-    state = json.loads(json.dumps(run.sampler.state_dict()))
+    run, later = Run(MIXED, power=1.0), Run(MIXED, power=1.0)
+    later.step(1)
+    state = json.loads(json.dumps(later.sampler.state_dict()))
     run.sampler.draw(4)
     run.sampler.load_state_dict(state)
     drawn = run.sampler.draw(4)
