@@ -103,6 +103,18 @@ class PacedConfig(Block):
             )
         return self
 
+    @model_validator(mode="after")
+    def _judges_the_teacher(self) -> PacedConfig:
+        rates = self.pass_rate
+        starts = rates.refresh == "start" or (rates.refresh == "stage" and len(self.schedule) == 1)
+        if rates.teacher_samples and (rates.refresh == "never" or (rates.file and starts)):
+            raise ValueError(
+                f"pass_rate.teacher_samples: {rates.teacher_samples} are judged when the prompt's own are measured, "
+                f"which with refresh: {rates.refresh}{' and a file' if rates.file else ''} they never are; set "
+                "refresh: draw or every, or leave teacher_samples null"
+            )
+        return self
+
     @classmethod
     def parse(cls, block: Any) -> PacedConfig:
         """Check the block; see :meth:`Block.read`."""

@@ -29,6 +29,8 @@ MIDPOINTS: FloatArray = (np.arange(BINS) + 0.5) / BINS
 THEORY: FloatArray = np.sqrt(MIDPOINTS * (1 - MIDPOINTS))
 REPLICATES = 1000
 LEVEL = 0.95
+ROUNDING = 1e-12
+"""Of the gradients' squared lengths: less noise than this is none."""
 
 
 def bins_of(successes: npt.ArrayLike, samples: npt.ArrayLike) -> npt.NDArray[np.int64]:
@@ -53,9 +55,10 @@ class Moments:
 
     @property
     def snr2(self) -> FloatArray:
-        """(…,) signal / noise; NaN where there are no two different problems."""
+        """(…,) signal / noise; infinite without noise, NaN where there are no two different problems, or no signal."""
+        some = self.noise > ROUNDING * (self.signal + self.noise)
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray(self.signal / self.noise)
+            return np.asarray(np.where(some, self.signal, np.abs(self.signal)) / np.where(some, self.noise, 0.0))
 
 
 def moments(gram: FloatArray, counts: FloatArray | None = None) -> Moments:
@@ -68,11 +71,11 @@ def moments(gram: FloatArray, counts: FloatArray | None = None) -> Moments:
     """
     w = np.ones(len(gram)) if counts is None else counts
     total, lengths = w.sum(axis=-1, keepdims=True), np.diag(gram)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        pairs = (total**2).squeeze(-1) - np.sum(w**2, axis=-1)
-        products = np.sum((w @ gram) * w, axis=-1) - w**2 @ lengths
-        squares = np.sum(w * (total - w) * lengths, axis=-1)
-        return Moments(np.asarray(products / pairs), np.asarray((squares - products) / pairs))
+    pairs = (total**2).squeeze(-1) - np.sum(w**2, axis=-1)
+    pairs = np.where(pairs > 0, pairs, np.nan)
+    products = np.sum((w @ gram) * w, axis=-1) - w**2 @ lengths
+    squares = np.sum(w * (total - w) * lengths, axis=-1)
+    return Moments(np.asarray(products / pairs), np.asarray((squares - products) / pairs))
 
 
 def plain(snr2: FloatArray, problems: npt.ArrayLike) -> FloatArray:
@@ -82,15 +85,21 @@ def plain(snr2: FloatArray, problems: npt.ArrayLike) -> FloatArray:
         return np.maximum((n * snr2 + 1) / (n - 1), 0.0)
 
 
+def fitted(snr2: FloatArray) -> npt.NDArray[np.bool_]:
+    """(10,) which bins exponents can be fitted to."""
+    return np.isfinite(snr2) & (np.nan_to_num(snr2) > 0)
+
+
 def fit_exponents(snr2: FloatArray) -> FloatArray:
     """(2,) a and b of SNR² ∝ p^a (1−p)^b: least squares of log SNR² over the bins' midpoints.
 
     Read off the paper's picture, its bars give its own exponents in this way.
 
     Args:
-        snr2: (10,) by bin. Those that are not above 0 are left out; with fewer than three others a, b are NaN.
+        snr2: (10,) by bin. Those that are not above 0, or infinite, are left out; with fewer than three others a, b are
+            NaN.
     """
-    known = np.nan_to_num(snr2) > 0
+    known = fitted(snr2)
     if known.sum() < 3:
         return np.full(2, np.nan)
     p = MIDPOINTS[known]
@@ -103,8 +112,8 @@ class Curve:
     """SNR by bin, by one of the two estimators, with 95 % intervals over problems.
 
     Attributes:
-        snr: (10,), NaN in bins of fewer than two problems.
-        interval: (2, 10).
+        snr: (10,), NaN in bins of fewer than two problems, infinite where all gradients are the same.
+        interval: (2, 10), NaN in bins of fewer than three: two that are drawn anew are the same two, or one.
         exponents: (2,) a and b.
         exponent_intervals: (2, 2), the first row low.
         bins: How many bins the exponents rest on.
@@ -118,8 +127,8 @@ class Curve:
 
     @property
     def scale(self) -> float:
-        """The largest bin's SNR, which the paper divides by; 1 where none is above 0."""
-        return float(np.nan_to_num(self.snr).max()) or 1.0
+        """The largest bin's SNR, which the paper divides by, of those that are finite; 1 where none is above 0."""
+        return float(np.max(self.snr, where=np.isfinite(self.snr), initial=0.0)) or 1.0
 
     @property
     def scaled(self) -> FloatArray:
@@ -162,8 +171,8 @@ def measure(grams: Sequence[FloatArray], dimensions: int | None, seed: int = 0) 
     errors = [_projection_error(gram, dimensions) for gram in grams]
     return Snr(
         problems=problems,
-        plain=_curve(plain(snr2, problems), plain(resampled, problems)),
-        corrected=_curve(snr2, resampled),
+        plain=_curve(plain(snr2, problems), plain(resampled, problems), problems),
+        corrected=_curve(snr2, resampled, problems),
         projection_error=np.array(errors),
     )
 
@@ -181,7 +190,10 @@ def _resampled(gram: FloatArray, rng: np.random.Generator) -> FloatArray:
 
 
 def _projection_error(gram: FloatArray, dimensions: int | None) -> float:
-    """How far the paper's SNR is off: its S = ‖mean g‖² is, in r = S / (T − S) with T = mean ‖g‖², known exactly."""
+    """How far the paper's SNR is off: its S = ‖mean g‖² is, in r = S / (T − S) with T = mean ‖g‖², known exactly.
+
+    NaN where no noise is left: SNR is infinite then.
+    """
     n = len(gram)
     if n < 2:
         return np.nan
@@ -189,19 +201,21 @@ def _projection_error(gram: FloatArray, dimensions: int | None) -> float:
         return 0.0
     total = float(np.trace(gram)) / n
     squared = max(float(gram.sum()) / n**2, np.finfo(float).tiny)
+    if total - squared <= ROUNDING * total:
+        return np.nan
     slope = total / (total - squared) ** 2 / (2 * np.sqrt(squared / (total - squared)))
     return slope * off_diagonal_error(gram, dimensions) / n**2
 
 
-def _curve(snr2: FloatArray, resampled: FloatArray) -> Curve:
-    """A curve from (10,) SNR² and its (replicates, 10) ones."""
+def _curve(snr2: FloatArray, resampled: FloatArray, problems: npt.NDArray[np.int64]) -> Curve:
+    """A curve from (10,) SNR², its (replicates, 10) ones and the bins' sizes."""
     replicates = np.array([fit_exponents(row) for row in resampled])
     return Curve(
         snr=_root(snr2),
-        interval=_quantiles(_root(resampled)),
+        interval=np.where(problems > 2, _quantiles(_root(resampled)), np.nan),
         exponents=fit_exponents(snr2),
         exponent_intervals=_quantiles(replicates),
-        bins=int((np.nan_to_num(snr2) > 0).sum()),
+        bins=int(fitted(snr2).sum()),
     )
 
 
@@ -210,7 +224,8 @@ def _quantiles(values: FloatArray) -> FloatArray:
     result = np.full((2, values.shape[1]), np.nan)
     known = ~np.isnan(values).all(axis=0)
     tails = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
-    result[:, known] = np.nanquantile(values[:, known], tails, axis=0)
+    # No mean of two replicates: one may be infinite.
+    result[:, known] = np.nanquantile(values[:, known], tails, axis=0, method="inverted_cdf")
     return result
 
 

@@ -93,7 +93,7 @@ def run(measurement: Measurement, config: DictConfig, workers: int | None) -> No
         workers: How many; ``None``: one a GPU of the cluster, or one without GPUs.
 
     Raises:
-        PacedError: There are fewer GPUs than workers.
+        PacedError: There are fewer GPUs than workers, or fewer cores; or a gradient is not finite.
     """
     if problems := measurement.missing:
         computed = compute(measurement.inputs.recipe, problems, config, workers)
@@ -108,8 +108,9 @@ def compute(recipe: Recipe, problems: list[Problem], config: DictConfig, workers
         ray.init(**settings)
     # On a CPU machine Ray's GPUs are slots that it is told to pretend.
     gpus = 0 if config.trainer.get("device") == "cpu" else int(ray.cluster_resources().get("GPU", 0))
-    if gpus and workers and workers > gpus:
-        raise PacedError(f"--workers {workers}: each takes a GPU, and Ray's cluster has {gpus}. Ask for so many.")
+    what, most = ("GPU", gpus) if gpus else ("core", int(ray.cluster_resources().get("CPU", 0)))
+    if workers and min(workers, len(problems)) > most:  # Ray would wait for more for ever
+        raise PacedError(f"--workers {workers}: each takes a {what}, and Ray's cluster has {most}. Ask for so many.")
     remote: Any = ray.remote(Worker).options(num_cpus=1, num_gpus=1 if gpus else 0)
     pool: Any = ActorPool([remote.remote(recipe) for _ in range(min(workers or gpus or 1, len(problems)))])
     yield from pool.map_unordered(lambda worker, problem: worker.gradient.remote(problem), problems)

@@ -44,7 +44,17 @@ class Parts:
         return [prompt for prompt in self.keys if not self.file(prompt).exists()]
 
     def write(self, gradient: Gradient) -> None:
-        """Write a gradient, all of it or nothing."""
+        """Write a gradient, all of it or nothing.
+
+        Raises:
+            PacedError: It is infinite, or no number: its bin would have no SNR.
+        """
+        if not np.isfinite(gradient.squared_norm):
+            raise PacedError(
+                f"The gradient of prompt {gradient.prompt} is not finite (its squared length is "
+                f"{gradient.squared_norm}). Compute with --dtype float32; if that is how it was, the model's weights "
+                "or the divergence are at fault."
+            )
         row = {name: [getattr(gradient, name)] for name in SCHEMA.names}
         with replacing(self.file(gradient.prompt)) as unfinished:
             pq.write_table(pa.table(row, schema=SCHEMA), unfinished, compression="zstd", use_dictionary=False)

@@ -204,6 +204,8 @@ class PassRateTable:
                 "correct the file or estimate the pass rates again"
             ) from error
         table.successes[prompts], table.samples[prompts] = k, n
-        table.last_seen[prompts] = columns["last_seen"].to_numpy() if "last_seen" in columns.column_names else 0
-        table.last_seen[table.samples == 0] = -1
+        if "last_seen" in columns.column_names:
+            table.last_seen[prompts] = columns["last_seen"].to_numpy()
+        else:
+            table.last_seen[prompts[n > 0]] = 0
         return table

@@ -48,7 +48,7 @@ class Reliability:
         known = ~np.isnan(rate)
         factor = np.where(known, rate >= SOLVED if self.rule == "gate" else rate, 1.0)
         weighed = np.minimum(weights, peak * factor) if self.rule == "min" else weights * factor
-        return np.where(known & (factor == 0), 0.0, weighed)
+        return np.where(known, np.where(factor == 0, 0.0, weighed), weights)
 
 
 def two_way(student: PassRateTable, teacher: PassRateTable) -> npt.NDArray[np.int64]:

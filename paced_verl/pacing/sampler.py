@@ -255,9 +255,12 @@ class PassRateSampler:
 
     def _check_weights(self) -> None:
         if self._mean == 0:
+            rule = None if self.teacher is None else self.teacher.rule
+            judged = f", or weight.teacher: {rule} shuts it out" if rule else ""
             raise ValueError(
                 "sampler: every prompt has weight 0, so nothing can be learned: as far as was measured, the student "
-                "solves each of them always or never. Try estimate: posterior, more samples a prompt, or other prompts"
+                f"solves each of them always or never{judged}. Try estimate: posterior, more samples a prompt, or "
+                f"other prompts{', or weight.teacher: null' if rule else ''}"
             )
 
     def _invert(self, u: FloatArray) -> IntArray:

@@ -25,7 +25,7 @@ def problems(run: Run) -> dict[str, int]:
     Of a run that validates on a part of them (``data.val_max_samples``) each source counts by its share.
     """
     named = run.setting("data.val_files", [])
-    files = [Path(file) for file in ([named] if isinstance(named, str) else named)]
+    files = [Path(file).expanduser() for file in ([named] if isinstance(named, str) else named)]
     counts: Count[str] = Count()
     for file in files:
         try:
@@ -121,19 +121,21 @@ def moments(run: Run, counter: Counter | None, units: Mapping[str, int]) -> list
 
 def compare(first: Sequence[Moment], other: Sequence[Moment]) -> list[Comparison]:
     """At the last step that both have validated at, and at the tokens that both have spent."""
-    found = []
+    found: list[Comparison] = []
     if both := {moment.step for moment in first} & {moment.step for moment in other}:
-        found.append(_at("steps", max(both), first, other))
+        found += _at("steps", max(both), first, other)
     ends = [moments[-1].tokens for moments in (first, other) if moments]
     if len(ends) == 2 and None not in ends:
-        found.append(_at("tokens", min(end for end in ends if end is not None), first, other))
+        found += _at("tokens", min(end for end in ends if end is not None), first, other)
     return found
 
 
-def _at(name: str, budget: float, first: Sequence[Moment], other: Sequence[Moment]) -> Comparison:
+def _at(name: str, budget: float, first: Sequence[Moment], other: Sequence[Moment]) -> list[Comparison]:
+    """One, or none where a run's first validation is behind the budget."""
+
     def within(moment: Moment) -> bool:
         spent = moment.step if name == "steps" else moment.tokens
         return spent is not None and spent <= budget
 
-    ends = [[moment for moment in moments if within(moment)][-1] for moments in (first, other)]
-    return Comparison(name, budget, *ends)
+    ends = [moment for moments in (first, other) for moment in list(filter(within, moments))[-1:]]
+    return [Comparison(name, budget, *ends)] if len(ends) == 2 else []

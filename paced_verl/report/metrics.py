@@ -26,7 +26,7 @@ def read_metrics(file: Path) -> tuple[Steps, list[str]]:
     for number, line in enumerate(lines, 1):
         try:
             step, values = _entry(line)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             warnings.append(f"{file}: line {number} is no entry of verl's file logger and was skipped: {line[:60]!r}.")
             continue
         steps.setdefault(step, {}).update(values)
@@ -65,9 +65,6 @@ def read_attempts(attempts: Sequence[Mapping[str, Any]], folder: Path) -> tuple[
         if attempt["after_step"] is not None:
             steps = {step: values for step, values in steps.items() if step <= attempt["after_step"]}
         name = attempt["metrics"]
-        if name in [later["metrics"] for later in attempts[i + 1 :]]:
-            warnings += _overwritten(name, i) if name else []
-            continue
         found = _locate(name, folder) if name else None
         if found is None:
             warnings.append(_missing(name, i))
@@ -77,13 +74,6 @@ def read_attempts(attempts: Sequence[Mapping[str, Any]], folder: Path) -> tuple[
         for step, values in new.items():
             steps.setdefault(step, {}).update(values)
     return dict(sorted(steps.items())), warnings
-
-
-def _overwritten(name: str, attempt: int) -> list[str]:
-    return [
-        f"The metrics of attempt {attempt + 1} are gone: a later one wrote to the same file, {name}, which verl's "
-        "logger begins anew. Give each attempt a VERL_FILE_LOGGER_PATH of its own."
-    ]
 
 
 def _missing(name: str | None, attempt: int) -> str:

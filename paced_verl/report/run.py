@@ -21,7 +21,8 @@ class Run:
 
     Attributes:
         metrics: By step, verl's and this plugin's scalars; the last attempt's where a resumed run trained a step again.
-        pass_rates: By number of training steps done, the tables estimated on the whole training set.
+        pass_rates: By number of training steps done, the tables that the run kept: estimated on the whole training set,
+            unless pass rates are measured when prompts are drawn.
         name: What pages and tables call it.
         record: ``paced/run.json``; empty without one.
         folders: By step, what this plugin keeps in verl's checkpoints.
@@ -96,14 +97,19 @@ class Run:
             by_stage.setdefault(int(stage), []).append(step)
         return [(stage, min(steps), max(steps)) for stage, steps in sorted(by_stage.items())]
 
+    @property
+    def measures_all(self) -> bool:
+        """Whether :attr:`pass_rates` are estimates of all prompts at once, and not of what was about to be drawn."""
+        return bool(self.setting("paced.pass_rate.refresh") != "draw")
+
     def tables(self) -> tuple[dict[int, PassRateTable], bool]:
         """Pass rates by steps done, and whether all were estimated over the whole training set at once.
 
         A run that has fewer than two such estimates shows what its checkpoints hold, too: rates that moved only where
-        prompts were measured.
+        prompts were measured. With ``refresh: draw`` all are of this kind.
         """
         if len(self.pass_rates) > 1 or not self.folders:
-            return self.pass_rates, True
+            return self.pass_rates, self.measures_all
         kept = {step: folder / "pass_rates.parquet" for step, folder in self.folders.items()}
         loaded = {step: PassRateTable.load(file) for step, file in kept.items() if file.is_file()}
         return dict(sorted((loaded | self.pass_rates).items())), False
@@ -154,8 +160,11 @@ def _tables(folder: Path) -> dict[int, PassRateTable]:
 
 
 def _checkpoints(folder: Path) -> dict[int, Path]:
-    steps = {int(kept.parent.name.rsplit("_", 1)[1]): kept for kept in folder.glob("global_step_[0-9]*/paced")}
-    return dict(sorted(steps.items()))
+    found = {}
+    for kept in folder.glob("global_step_*/paced"):
+        if match := re.fullmatch(r"global_step_(\d+)", kept.parent.name):
+            found[int(match[1])] = kept
+    return dict(sorted(found.items()))
 
 
 def _name(folder: Path, record: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from paced_verl.diagnostics.snr import BINS, MIDPOINTS, THEORY, Curve, Snr
+from paced_verl.diagnostics.snr import BINS, MIDPOINTS, THEORY, Curve, Snr, fitted
 from paced_verl.errors import PacedError
 
 try:
@@ -49,9 +49,9 @@ def draw(found: Snr, path: Path, title: str) -> None:
 
 
 def _draw_curve(axes: Axes, found: Snr, curve: Curve) -> None:
-    known = ~np.isnan(curve.snr)
-    heights, bounds = curve.scaled[known], curve.interval[:, known] / curve.scale
-    errors = np.maximum(np.stack([heights - bounds[0], bounds[1] - heights]), 0)
+    known = np.isfinite(curve.snr)
+    heights, bounds = curve.scaled[known], np.minimum(curve.interval[:, known] / curve.scale, 2 * HIGHEST)
+    errors = np.nan_to_num(np.maximum(np.stack([heights - bounds[0], bounds[1] - heights]), 0))
     axes.bar(
         MIDPOINTS[known],
         heights,
@@ -74,7 +74,7 @@ def _draw_curve(axes: Axes, found: Snr, curve: Curve) -> None:
 def _draw_fit(axes: Axes, curve: Curve) -> None:
     """The fitted power law, at the height that suits the bars that it was fitted to."""
     a, b = curve.exponents / 2
-    used = np.nan_to_num(curve.scaled) > 0
+    used = fitted(curve.scaled)
     shape = MIDPOINTS**a * (1 - MIDPOINTS) ** b
     height = np.exp(np.mean(np.log(curve.scaled[used] / shape[used])))
     p = np.linspace(0.01, 0.99, 199)

@@ -84,8 +84,8 @@ def gain(run: Run) -> Estimate | None:
 
 
 def pass_rate_change(run: Run) -> Estimate | None:
-    """Pass rates of the training prompts, last estimate minus first, paired; ``None`` without two estimates."""
-    if len(run.pass_rates) < 2:
+    """Pass rates of the training prompts, last estimate minus first, paired; ``None`` without two estimates of all."""
+    if len(run.pass_rates) < 2 or not run.measures_all:
         return None
     first, *_, last = run.pass_rates.values()
     both = (first.samples > 0) & (last.samples > 0)

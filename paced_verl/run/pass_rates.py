@@ -72,7 +72,9 @@ class PassRates:
         )
         self.sampler: PromptSampler = get_sampler(paced.sampler.policy)(self.table, self.kernel, settings)
         if self.settings.file is not None:
-            self.use(self._load(Path(self.settings.file)), step=1)
+            table = self._load(Path(self.settings.file))
+            table.last_seen[:] = np.where(table.samples > 0, 0, -1)  # its steps are another run's
+            self.use(table, step=1)
 
     # ------------------------------------------------------------------ of all prompts
 

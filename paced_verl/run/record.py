@@ -24,6 +24,8 @@ def write_record(
 ) -> None:
     """Write the record of a run that begins, or goes on: the settings of this attempt, and a line for each so far.
 
+    What earlier attempts logged to the file that verl's logger is about to begin anew is kept beside it.
+
     Args:
         folder: ``paced`` in the run's ``trainer.default_local_dir``.
         config: verl's whole configuration.
@@ -35,6 +37,9 @@ def write_record(
     file = folder / FILE
     attempts = json.loads(file.read_text())["attempts"] if step and file.exists() else []
     metrics = metrics_file(config)
+    for number, attempt in enumerate(attempts, 1):
+        if metrics is not None and attempt["metrics"] == str(metrics):
+            attempt["metrics"] = str(_kept(metrics, number))
     attempts.append(
         {
             "began": _now(),
@@ -51,6 +56,17 @@ def write_record(
         "attempts": attempts,
     }
     _write(file, record)
+
+
+def _kept(metrics: Path, attempt: int) -> Path:
+    """The file where an attempt's metrics are out of the way of the next one's.
+
+    A kill before the record says so changes nothing: the next attempt finds it moved, and gives it the same name.
+    """
+    kept = metrics.with_name(f"{metrics.stem}.attempt-{attempt}{metrics.suffix}")
+    if metrics.is_file():  # and no device
+        metrics.replace(kept)
+    return kept
 
 
 def record_end(folder: Path, cause: str | None = None) -> None:

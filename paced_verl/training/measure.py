@@ -19,6 +19,7 @@ from paced_verl import fields
 from paced_verl.pacing.protocol import IntArray
 from paced_verl.pacing.schedule import Responses
 from paced_verl.run.measure import Counts
+from paced_verl.run.outcomes import LEAST_FAILED
 from paced_verl.run.sessions import sessions
 from paced_verl.training.rows import correct_rows
 
@@ -67,7 +68,7 @@ class Measuring:
             by: Whose responses.
 
         Raises:
-            RuntimeError: Not one response of the first chunks was scored.
+            RuntimeError: Not one response of the first chunks was scored, of prompts enough that it is no chance.
         """
         assert self.under_way is None, "collect what was sent before"
         tally = _Tally(which, by)
@@ -99,7 +100,7 @@ class Measuring:
         """What became of the prompts that were sent, by whose responses.
 
         Raises:
-            RuntimeError: Not one response was scored.
+            RuntimeError: As of :meth:`wait_for`.
         """
         assert self.under_way is not None, "nothing was sent"
         tallies, step = self._sent, self.under_way
@@ -148,7 +149,7 @@ class _Tally:
         )
         last = sessions(keys).last & mine
         if not last.any():
-            if not self.counts.samples.any():
+            if len(self.place) >= LEAST_FAILED and not self.counts.samples.any():
                 raise RuntimeError(
                     f"Pass rates cannot be estimated: not one response of the {self.by} to the first prompts was "
                     "scored."

@@ -77,6 +77,27 @@ def test_a_wrong_value_names_key_value_and_what_is_expected(block: dict[str, Any
         assert word in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("rates", "silent"),
+    [
+        ({"refresh": "never"}, True),
+        ({"refresh": "start", "file": "t.parquet"}, True),
+        ({"refresh": "stage", "file": "t.parquet"}, True),
+        ({"refresh": "stage"}, False),
+        ({"refresh": "every", "every_steps": 5, "file": "t.parquet"}, False),
+        ({"refresh": "draw", "file": "t.parquet"}, False),
+    ],
+)
+def test_a_teacher_that_would_never_be_judged_is_refused(rates: dict[str, Any], silent: bool) -> None:
+    block: dict[str, Any] = {"weight": {"teacher": "gate"}, "pass_rate": rates | {"teacher_samples": 4}}
+    block |= {"sampler": {"explore": 0.1, "power": 1.0}, "schedule": STAGES[1:]}
+    if silent:
+        with pytest.raises(ConfigError, match=r"teacher_samples: 4 .* refresh: (never|start|stage)"):
+            parse(**block)
+    else:
+        assert parse(**block).pass_rate.teacher_samples == 4
+
+
 def test_all_problems_are_said_at_once() -> None:
     with pytest.raises(ConfigError) as error:
         parse(weight={"alpha": -1, "nothing": 2}, pass_rate={"samples": 0})

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from paced_verl.diagnostics import snr
 from paced_verl.diagnostics.snr import BINS, MIDPOINTS, THEORY, bins_of, fit_exponents, measure, moments, plain
+from paced_verl.report.snr import draw
 
 SIZE = 60
 
@@ -149,3 +152,35 @@ def test_the_largest_bin_is_one() -> None:
     found = curve_of([(g := gradients(20, ratio, rng)) @ g.T for ratio in (0.4, 0.9, 0.6)])
     assert found.corrected.scaled[:3].max() == found.corrected.scaled[1] == 1
     assert found.corrected.scaled[0] == pytest.approx(found.corrected.snr[0] / found.corrected.snr[1])
+
+
+@pytest.mark.parametrize("dimensions", [None, 64])
+@pytest.mark.parametrize("length", [0.0, 3.0])
+def test_gradients_that_are_all_the_same_are_no_error(dimensions: int | None, length: float, tmp_path: Path) -> None:
+    """As of rows that a data set holds twice, or of a student that is its own teacher."""
+    same, rng = np.tile(length * np.eye(SIZE)[0], (3, 1)), np.random.default_rng(9)
+    others = [gradients(9, ratio, rng) for ratio in (0.4, 0.9, 0.6)]
+    found = measure([g @ g.T for g in (same, *others)] + [np.zeros((0, 0))] * 6, dimensions)
+    assert found.corrected.snr[0] == np.inf if length else np.isnan(found.corrected.snr[0])
+    assert found.corrected.bins == 3, "there is no logarithm of it"
+    assert np.isfinite(found.corrected.exponents).all()
+    assert found.corrected.scale == np.max(found.corrected.snr[1:4])
+    assert np.isnan(found.projection_error[0]) or dimensions is None
+    draw(found, tmp_path / "snr.png", "title")
+
+
+def test_a_sketch_that_makes_a_mean_longer_than_its_gradients_is_no_error() -> None:
+    gram = np.array([[1.0, 1.01], [1.01, 1.0]])
+    found = measure([gram] + [np.zeros((0, 0))] * 9, 64)
+    assert found.corrected.snr[0] == np.inf, "no noise that could be told from the projection's"
+    assert np.isnan(found.projection_error[0])
+
+
+def test_two_problems_have_no_interval() -> None:
+    """Drawn anew they are the same two, or say nothing: an interval of no width would claim certainty."""
+    rng = np.random.default_rng(10)
+    found = curve_of([(g := gradients(count, 0.8, rng)) @ g.T for count in (2, 3)])
+    assert np.isfinite(found.plain.snr[:2]).all()
+    for curve in (found.plain, found.corrected):
+        assert np.isnan(curve.interval[:, 0]).all()
+        assert (curve.interval[0, 1], curve.interval[1, 1]) != (curve.snr[1], curve.snr[1])

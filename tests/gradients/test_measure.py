@@ -26,7 +26,7 @@ from paced_verl.gradients import measure
 from paced_verl.gradients.inputs import Inputs, Options, choose, objective_of, resolve
 from paced_verl.gradients.parts import Parts
 from paced_verl.gradients.problem import Problem
-from paced_verl.gradients.result import evaluate
+from paced_verl.gradients.result import evaluate, gram
 from paced_verl.gradients.worker import Gradient, Recipe, Worker
 from paced_verl.launch.hydra import compose
 from paced_verl.pacing.pass_rates import PassRateTable
@@ -345,7 +345,29 @@ def test_more_workers_than_gpus_are_refused(run: Run, monkeypatch: pytest.Monkey
     monkeypatch.setattr(measure.ray, "cluster_resources", lambda: {"GPU": 2.0})
     config = OmegaConf.merge(run[0], {"trainer": {"device": "cuda"}})
     with pytest.raises(PacedError, match="--workers 3: each takes a GPU, and Ray's cluster has 2"):
-        next(measure.compute(resolved(run).recipe, [Problem(0, (3,), (3,))], config, 3))
+        next(measure.compute(resolved(run).recipe, [Problem(0, (3,), (3,))] * 3, config, 3))
+
+
+def test_more_workers_than_cores_are_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray would wait for ever for the cores of those that are left."""
+    monkeypatch.undo()
+    monkeypatch.setattr(measure.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(measure.ray, "cluster_resources", lambda: {"CPU": 2.0})
+    with pytest.raises(PacedError, match="--workers 3: each takes a core, and Ray's cluster has 2"):
+        next(measure.compute(resolved(run).recipe, [Problem(0, (3,), (3,))] * 3, run[0], 3))
+
+
+def test_a_gradient_that_is_no_number_is_said_and_not_kept(tmp_path: Path) -> None:
+    parts = Parts(tmp_path / "parts", {7: "key"})
+    for length in (np.nan, np.inf):
+        with pytest.raises(PacedError, match=r"gradient of prompt 7 is not finite.*--dtype float32"):
+            parts.write(Gradient(7, length, np.zeros(4, np.float32), 0.5, 3))
+    assert parts.missing() == [7]
+
+
+def test_lengths_are_exact_where_products_are_of_sketches() -> None:
+    kept = [Gradient(i, 9.0, np.array([1.0, float(i)], np.float32), 0.5, 3) for i in range(2)]
+    assert gram(kept).tolist() == [[9, 1], [1, 9]]
 
 
 def test_the_choice_stops_looking_once_a_bin_is_full() -> None:

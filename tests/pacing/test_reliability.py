@@ -38,6 +38,22 @@ def test_each_rule_is_what_its_formula_says(rule: str | None, expected: list[flo
 
 
 @pytest.mark.parametrize("rule", ["gate", "product", "min"])
+def test_a_prompt_that_nobody_judged_weighs_what_it_did(rule: str) -> None:
+    """Also above W, which is looked for on a grid: a kernel of one's own may be higher between its points."""
+    weighed = Reliability(TEACHER, rule)(np.full(6, 0.3), slice(None), peak=0.25)  # type: ignore[arg-type]
+    assert weighed[5] == 0.3
+
+
+def test_where_the_gate_shuts_out_everything_it_is_named() -> None:
+    student, teacher = table([2] * 3, [4] * 3), table([0] * 3, [4] * 3)
+    with pytest.raises(ValueError, match=r"weight\.teacher: gate"):
+        PassRateSampler(student, Kernel(), teacher=Reliability(teacher, "gate"))
+    with pytest.raises(ValueError, match="every prompt has weight 0") as error:
+        PassRateSampler(table([0] * 3, [4] * 3), Kernel(), teacher=Reliability(teacher, None))
+    assert "weight.teacher" not in str(error.value)
+
+
+@pytest.mark.parametrize("rule", ["gate", "product", "min"])
 def test_what_the_teacher_never_solves_weighs_0_although_nobody_asked_the_student(rule: str) -> None:
     weighed = Reliability(TEACHER, rule)(np.full(3, np.nan), np.array([5, 0, 4]), peak=0.25)  # type: ignore[arg-type]
     assert [math.isnan(weight) for weight in weighed] == [True, False, True]

@@ -237,6 +237,24 @@ def test_a_batch_that_was_drawn_and_not_handed_out_is_kept() -> None:
     assert [*drawn, *run.sampler.draw(5)] == whole.sampler.draw(8).tolist()
 
 
+def test_a_draw_whose_loss_weights_nobody_asked_for_is_forgotten_with_a_restored_state() -> None:
+    run, later = Run(MIXED, power=1.0), Run(MIXED, power=1.0)
+    later.step(1)
+    state = json.loads(json.dumps(later.sampler.state_dict()))
+    run.sampler.draw(4)
+    run.sampler.load_state_dict(state)
+    drawn = run.sampler.draw(4)
+    assert len(run.sampler.loss_weights(drawn)) == 4
+
+
+def test_what_is_left_of_a_batch_needs_no_further_window() -> None:
+    run = Run(MIXED, power=1.0)
+    run.step(1)
+    run.measure(run.sampler.missing(2, 4), step=2)
+    run.sampler.draw(2)
+    assert run.sampler.missing(2, 2).size == 0
+
+
 def test_another_window_is_another_run() -> None:
     state = Run(MIXED, ahead=3).sampler.state_dict()
     with pytest.raises(ValueError, match="ahead is 3, here 2"):

@@ -107,6 +107,13 @@ def test_runs_are_compared_at_the_last_validation_within_an_equal_budget() -> No
     assert compare(*[moments(run, ALL, {}) for run in (dear, cheap)])[0].separable is None
 
 
+def test_a_run_that_has_validated_nothing_within_the_budget_is_not_compared_at_it() -> None:
+    dear, cheap = counted(200, {10: 0.7}), counted(100, {10: 0.5})
+    ends = [moments(run, ALL, {"words": 100}) for run in (dear, cheap)]
+    assert [found.at for found in compare(*ends)] == ["steps"]
+    assert [found.at for found in compare(*ends[::-1])] == ["steps"]
+
+
 def test_what_moments_are_called(tmp_path: Path) -> None:
     run = Run.read(Workshop(tmp_path).whole(total=40))
     found = key_moments(run)

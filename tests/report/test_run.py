@@ -11,6 +11,7 @@ import pytest
 from paced_verl.errors import PacedError
 from paced_verl.report.metrics import read_metrics
 from paced_verl.report.run import Run, default_page, read_all, status
+from paced_verl.report.summary import pass_rate_change
 from paced_verl.run.record import record_end
 from tests.report.runs import Workshop, age
 
@@ -27,11 +28,15 @@ def lines(*entries: tuple[int, dict[str, object]]) -> str:
 def test_a_last_line_without_its_end_is_not_counted_and_a_broken_one_is_said(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     file.write_text(
-        lines((1, {"a": 1})) + '{"step": 2, "da\n' + lines((3, {"a": 3.5})) + '{"step": 4, "data": {"a": 4}}'
+        lines((1, {"a": 1}))
+        + '{"step": 2, "da\n{"step": 2, "data": [1]}\n'
+        + lines((3, {"a": 3.5}))
+        + '{"step": 4, "data": {"a": 4}}'
     )
     steps, warnings = read_metrics(file)
     assert steps == {1: {"a": 1.0}, 3: {"a": 3.5}}
-    assert [("line 2" in words, "no end" in words) for words in warnings] == [(True, False), (False, True)]
+    assert len(warnings) == 3
+    assert all(part in words for part, words in zip(("line 2", "line 3", "no end"), warnings, strict=True))
 
 
 def test_what_is_no_number_is_left_out_and_two_entries_of_a_step_are_one(tmp_path: Path) -> None:
@@ -64,13 +69,37 @@ def test_tables_and_checkpoints_behind_the_last_step_are_of_an_attempt_that_is_g
     assert list(run.folders) == [0, 10]
 
 
-def test_two_attempts_that_wrote_to_one_file_lose_the_first_and_it_is_said(workshop: Workshop) -> None:
+def test_a_folder_that_is_no_checkpoint_of_a_step_is_left_alone(workshop: Workshop) -> None:
     folder = workshop.begin("run", 20)
+    workshop.train(folder, range(11), 20)
+    kept = workshop.checkpoint(folder, 10, workshop.table(0))
+    for name in ("global_step_10_best", "global_step_10.bak"):
+        shutil.copytree(kept.parent, folder / name)
+    assert Run.read(folder).folders == {10: kept}
+
+
+def test_tables_of_what_was_drawn_are_no_estimates_of_all_prompts(workshop: Workshop) -> None:
+    """With refresh: draw a checkpoint leaves its table where estimates are."""
+    folder = workshop.begin("run", 20, paced__pass_rate__refresh="draw")
+    workshop.train(folder, range(21), 20)
+    for done in (10, 20):
+        workshop.estimate(folder, done, workshop.table(0, unseen=0.5))
+    run = Run.read(folder)
+    tables, whole = run.tables()
+    assert (list(tables), whole) == ([10, 20], False)
+    assert pass_rate_change(run) is None
+    workshop.begin("run", 20)
+    assert Run.read(folder).tables()[1]
+
+
+def test_attempts_whose_environment_names_one_file_lose_nothing(workshop: Workshop) -> None:
+    folder = workshop.begin("run", 20)
+    workshop.train(folder, range(9), 20)
     workshop.begin("run", 20, after=8)
     workshop.train(folder, range(9, 12), 20)
     run = Run.read(folder)
-    assert list(run.metrics) == [9, 10, 11]
-    assert "attempt 1 are gone" in run.warnings[0]
+    assert list(run.metrics) == list(range(12))
+    assert run.warnings == []
 
 
 def test_a_run_that_was_copied_is_read_where_it_is(workshop: Workshop) -> None:

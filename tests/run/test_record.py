@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,33 @@ def test_the_metrics_are_where_verls_logger_puts_them(tmp_path: Path, monkeypatc
         assert metrics_file(config()) == Path(logger.filepath).resolve()
         logger.finish()
     assert metrics_file(config("console")) is None
+
+
+def test_what_an_attempt_logged_is_kept_from_the_next_ones_logger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three attempts whose environment says the same; the second is killed while it begins, before it logs."""
+    from verl.utils.tracking import FileLogger
+
+    monkeypatch.setenv("VERL_FILE_LOGGER_PATH", str(tmp_path / "metrics.jsonl"))
+    for step, steps in ((0, (1, 2)), (2, ()), (2, (3,))):
+        write_record(tmp_path / "paced", config(), SCHEDULE, prompts=7, fingerprint="f", step=step)
+        if steps:
+            logger = FileLogger("p", "e")
+            for trained in steps:
+                logger.log({"x": trained}, trained)
+            logger.finish()
+    attempts = json.loads((tmp_path / "paced" / "run.json").read_text())["attempts"]
+    names = [Path(attempt["metrics"]).name for attempt in attempts]
+    assert names == ["metrics.attempt-1.jsonl", "metrics.attempt-2.jsonl", "metrics.jsonl"]
+    logged = [json.loads(line)["step"] for line in (tmp_path / names[0]).read_text().splitlines()]
+    assert logged == [1, 2]
+    assert not (tmp_path / names[1]).exists()
+
+
+def test_what_is_no_file_of_metrics_is_not_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setenv("VERL_FILE_LOGGER_PATH", str(tmp_path / "pipe"))
+    for step in (0, 2):
+        write_record(tmp_path / "paced", config(), SCHEDULE, prompts=7, fingerprint="f", step=step)
+    assert (tmp_path / "pipe").is_fifo(), "it may be /dev/stdout"

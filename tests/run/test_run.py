@@ -19,6 +19,7 @@ from paced_verl.pacing.protocol import IntArray, PromptSampler, SamplerSettings
 from paced_verl.run.measure import Counts
 from paced_verl.run.outcomes import Outcome, Report
 from paced_verl.run.state import PacedState
+from paced_verl.targets.store import Target, TargetStore
 from tests.run.test_step_rows import step_rows
 
 PROMPTS, BATCH, STEPS = 12, 4, 8
@@ -224,6 +225,33 @@ def test_a_prompt_whose_responses_fail_is_not_measured_for_ever(tmp_path: Path) 
     assert len(asked) == 1
 
 
+def test_a_resumed_run_knows_what_was_measured_in_vain(tmp_path: Path) -> None:
+    """Of the student and of the teacher: it asks for what an undisturbed run asks for."""
+    block: dict[str, Any] = {"pass_rate": DRAW | {"teacher_samples": 2}, "weight": {"teacher": "gate"}}
+    first, second = Run(tmp_path, **block), Run(tmp_path, **block)
+
+    def fails(which: IntArray, samples: int, by: str = "student") -> Counts:
+        return Counts(which, *(np.zeros(len(which), np.int64) for _ in range(3)))
+
+    first.state.rates.before_draw(1, BATCH, fails)
+    second.resume(first.save())
+    everyone = np.arange(PROMPTS)
+    for run in (first, second):
+        assert run.state.rates.sampler.missing(1, BATCH).size == 0  # type: ignore[attr-defined]
+    assert second.state.rates.unjudged(everyone).tolist() == first.state.rates.unjudged(everyone).tolist()
+
+
+def test_what_a_file_knows_is_as_old_as_this_run(tmp_path: Path) -> None:
+    """Its steps are those of the run that wrote it."""
+    table = PassRateTable(PROMPTS)
+    table.observe(np.arange(PROMPTS), np.full(PROMPTS, 2), np.full(PROMPTS, 4), step=500)
+    table.save(tmp_path / "old.parquet")
+    run = Run(tmp_path, pass_rate=DRAW | {"max_age": 2, "file": str(tmp_path / "old.parquet")})
+    assert run.state.rates.table.staleness(1) == 1
+    sampler: Any = run.state.rates.sampler
+    assert [sampler.missing(step, BATCH).size for step in (1, 2, 3)] == [0, 0, BATCH]
+
+
 def test_the_teachers_own_pass_rate_is_learnt_from_what_it_writes(tmp_path: Path) -> None:
     """One response a prompt; wrong ones shut the gate, so that these prompts are not drawn again."""
     run = Run(tmp_path, weight={"teacher": "gate", "estimate": "posterior"})
@@ -257,6 +285,37 @@ def test_the_teacher_is_judged_where_it_is_asked_to_be_and_once(tmp_path: Path) 
         rates.sampler.loss_weights(prompts)
     assert len(asked) == len(set(asked)), "a teacher that is frozen is judged once"
     assert rates.teacher_metrics()["paced/teacher/pass_rate"] == pytest.approx(np.mean(np.array(asked) % 3) / 2)
+
+
+def test_tries_of_the_teacher_are_counted_once_a_prompt_and_stored_with_its_response(tmp_path: Path) -> None:
+    """Three tries for prompt 1, of which the last is kept; four for prompt 2, in vain; prompt 3 was judged before."""
+    run = Run(tmp_path)
+    teacher = run.state.rates.teacher
+    run.state.rates.observe_teacher(np.array([3]), np.array([0]), np.array([5]), step=0)
+    asked = {"tries": np.array([3.0, 4.0, 1.0]), "gave_up": np.array([0.0, 1.0, 0.0])}
+    run.state.learn(step_rows(["a_0_0", "b_0_0", "c_0_0"], [1, 2, 3], asked=asked), Report(), step=1)
+    assert (teacher.successes[[1, 2, 3]].tolist(), teacher.samples[[1, 2, 3]].tolist()) == ([1, 0, 0], [3, 4, 5])
+    assert [run.state.targets[prompt].tries for prompt in (1, 2)] == [3, 4]
+
+
+def test_what_a_file_of_targets_knows_of_the_teacher_counts_from_the_start(tmp_path: Path) -> None:
+    store = TargetStore()
+    for prompt, correct, tries in ((1, True, 3), (2, False, 4), (3, None, 1)):
+        store.add(prompt, Target((1,), "x", correct, tries=tries))
+    store.save(tmp_path / "targets.parquet")
+    run = Run(tmp_path, targets={"file": str(tmp_path / "targets.parquet")}, weight={"teacher": "gate"})
+    teacher = run.state.rates.teacher
+    assert (teacher.successes[:4].tolist(), teacher.samples[:4].tolist()) == ([0, 1, 0, 0], [0, 3, 4, 0])
+    weights = run.state.rates.sampler.weights()  # type: ignore[attr-defined]
+    assert (weights[1:3] == 0).all()
+    assert weights[3] > 0, "a response that nobody judged"
+
+
+def test_a_checkpoint_of_a_run_that_measures_what_it_draws_leaves_its_table_for_the_report(tmp_path: Path) -> None:
+    for refresh, left in (("draw", ["after_step_2.parquet"]), ("never", [])):
+        run = Run(tmp_path / refresh, pass_rate={"samples": 4, "refresh": refresh}, weight={"estimate": "posterior"})
+        run.state.save(run.folder / "paced", step=2)
+        assert [file.name for file in (run.folder / "history").glob("*")] == left
 
 
 def test_a_resumed_run_knows_the_teacher(tmp_path: Path) -> None:

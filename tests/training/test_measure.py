@@ -55,10 +55,16 @@ def test_a_session_counts_once_with_its_last_output_and_costs_all_its_tokens(mon
 
 def test_a_measurement_whose_responses_all_fail_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError, match="not one response of the student to the first prompts was scored"):
-        tally(monkeypatch, {}, which=[0])
+        tally(monkeypatch, {}, which=list(range(16)))
     counting = measure._Tally(np.array([0]), by="student")
     counting.counts.samples[0] = 1
     counting.add([], None, 0.5)  # a later chunk may fail
+
+
+def test_a_prompt_that_is_measured_alone_may_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with refresh: draw, where it would end a run that trains without it."""
+    counts, _ = tally(monkeypatch, {}, which=[3, 5])
+    assert (counts.prompts.tolist(), counts.samples.tolist()) == ([3, 5], [0, 0])
 
 
 class Servers:
