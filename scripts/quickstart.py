@@ -91,7 +91,7 @@ def command(overrides: tuple[str, ...], folder: Path, models: Path, args: argpar
         f"data.train_batch_size={BATCH[args.preset]}",
         f"data.train_max_samples={PROMPTS[args.preset]}",
         "data.max_prompt_length=32",
-        "data.max_response_length=16",
+        "data.max_response_length=32",
         f"actor_rollout_ref.model.path={models}/student",
         *([teacher] if RECIPES[args.recipe].own_teacher else []),
         f"actor_rollout_ref.actor.ppo_mini_batch_size={BATCH[args.preset]}",

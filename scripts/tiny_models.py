@@ -15,7 +15,7 @@ import argparse
 import json
 import shutil
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import cycle, islice, takewhile
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,8 @@ class Learner:
     Attributes:
         hidden, layers: Its size.
         steps, seconds, until: How long it learns: so many steps, or to this loss, within so many seconds.
-        seen: Family → settings that are others in what it learns from. Words longer than those it has seen are out of a
-            model's reach.
+        seen: Family → the settings of what it learns from; all of the data's by default. What it has not seen is out of
+            its reach.
     """
 
     hidden: int
@@ -59,7 +59,7 @@ class Learner:
     seconds: float
     learning_rate: float
     until: float = 0.0
-    seen: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seen: dict[str, dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class Preset:
     Attributes:
         families: reasoning-gym family → its settings.
         train, test: Rows of the two files.
+        turns: See :func:`~paced_verl.tasks.reasoning_gym.prepare`.
         student: Learns from plain problems, and from problems under ``context``.
         teacher: ``None`` if the student under ``context`` is the teacher.
         context: Of the run's teacher, see :class:`TeacherContext`.
@@ -82,6 +83,7 @@ class Preset:
     teacher: Learner | None = None
     context: str = "none"
     plain_every: int = 1
+    turns: tuple[str, ...] = ()
 
     @property
     def learners(self) -> dict[str, Learner]:
@@ -89,12 +91,16 @@ class Preset:
         return ({"teacher": self.teacher} if self.teacher else {}) | {"student": self.student}
 
 
+WORDS = {"min_word_len": 3, "max_word_len": 8}  # spell_backward
+
 PRESETS = {
+    # A third of the problems are sums. The teacher knows how; the student has never seen one.
     ("two_stage", "full"): Preset(
-        families={"spell_backward": {"min_word_len": 3, "max_word_len": 8}},
+        families={"spell_backward": WORDS, "chain_sum": {"min_terms": 2, "max_terms": 4, "max_digits": 1}},
+        turns=("spell_backward", "spell_backward", "chain_sum"),
         train=4096,
         test=512,
-        teacher=Learner(hidden=128, layers=2, steps=600, seconds=90, learning_rate=3e-3),
+        teacher=Learner(hidden=128, layers=2, steps=800, seconds=90, learning_rate=3e-3),
         student=Learner(
             hidden=64,
             layers=2,
@@ -102,7 +108,7 @@ PRESETS = {
             seconds=60,
             learning_rate=5e-3,
             until=0.2,
-            seen={"spell_backward": {"max_word_len": 7}},
+            seen={"spell_backward": WORDS},
         ),
     ),
     ("two_stage", "test"): Preset(
@@ -114,7 +120,7 @@ PRESETS = {
     ),
     # Finding the solution in a prompt takes a layer more than spelling backwards.
     ("self_distillation", "full"): Preset(
-        families={"spell_backward": {"min_word_len": 3, "max_word_len": 8}},
+        families={"spell_backward": WORDS},
         train=4096,
         test=512,
         student=Learner(hidden=64, layers=3, steps=800, seconds=120, learning_rate=5e-3, until=0.25),
@@ -195,10 +201,10 @@ def make_examples(
     tokenizer: PreTrainedTokenizerFast, preset: Preset, learner: Learner, exclude: set[str], seed: int
 ) -> list[tuple[list[int], int]]:
     """Token ids of prompt and worked solution, with the prompt's length; no question of ``exclude`` is among them."""
-    settings = {name: it | learner.seen.get(name, {}) for name, it in preset.families.items()}
-    streams = {name: problems(name, it, seed) for name, it in settings.items()}
+    seen = preset.families if learner.seen is None else learner.seen
+    streams = {name: problems(name, settings, seed) for name, settings in seen.items()}
     size = BATCH * learner.steps
-    drawn = (next(streams[name]) for name in cycle(preset.families))
+    drawn = (next(streams[name]) for name in cycle(seen))
     kept = list(islice((problem for problem in drawn if problem["question"] not in exclude), size))
     contexts = [TeacherContext(preset.context)] * preset.plain_every
     contexts[0] = TeacherContext()
@@ -298,7 +304,7 @@ def measure_all(folder: Path, preset: Preset, seed: int) -> None:
 def build(out: Path, preset: Preset, seed: int, fresh: bool) -> None:
     """Write the data and the models that are not yet under ``out``."""
     if fresh or not (out / "data" / "test.parquet").exists():
-        prepare(preset.families, preset.train, preset.test, seed, out / "data")
+        prepare(preset.families, preset.train, preset.test, seed, out / "data", preset.turns)
     missing = {name: learner for name, learner in preset.learners.items() if fresh or not (out / name).exists()}
     if not missing:
         return

@@ -5,7 +5,7 @@ read and small models something to learn from.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,23 @@ TRIES_PER_ROW = 50
 
 
 def prepare(
-    families: dict[str, dict[str, Any]], train: int, test: int, seed: int, out_dir: str | Path
+    families: dict[str, dict[str, Any]],
+    train: int,
+    test: int,
+    seed: int,
+    out_dir: str | Path,
+    turns: Sequence[str] = (),
 ) -> tuple[Path, Path]:
     """Write ``train.parquet`` and ``test.parquet`` and return their paths.
 
     Args:
-        families: reasoning-gym family → its settings; each family gives the same share of both files.
+        families: reasoning-gym family → its settings.
         train: rows of the training file.
         test: rows of the test file; its questions occur nowhere in the training file.
         seed: the same seed gives the same files.
         out_dir: created if it is not there.
+        turns: families in the order in which their problems follow each other, over and over, in both files; by default
+            each comes once.
     """
     if not families:
         raise ValueError("families: name at least one reasoning-gym family")
@@ -40,7 +47,7 @@ def prepare(
     paths = (folder / "train.parquet", folder / "test.parquet")
     # The test rows come first: asking for more training rows later leaves the test set as it was.
     for path, split, size in ((paths[1], "test", test), (paths[0], "train", train)):
-        names = list(islice(cycle(families), size))
+        names = list(islice(cycle(turns or families), size))
         rows = [_row(_next_unseen(streams[name], seen, name), name, index, split) for index, name in enumerate(names)]
         pq.write_table(pa.Table.from_pylist(rows), path)
     return paths

@@ -63,6 +63,6 @@ def with_a_teacher_of_short_words(models: Path, folder: Path) -> Path:
         shutil.copytree(models / part, folder / part)
     preset = tiny_models.PRESETS["two_stage", "test"]
     assert preset.teacher is not None
-    teacher = replace(preset.teacher, seen={"spell_backward": {"max_word_len": SEEN}})
+    teacher = replace(preset.teacher, seen={"spell_backward": {"min_word_len": 3, "max_word_len": SEEN}})
     tiny_models.build(folder, replace(preset, teacher=teacher), seed=0, fresh=False)
     return folder
