@@ -36,10 +36,15 @@ PR_SET_PDEATHSIG = 1  # of Linux's prctl
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = 1  # of each held-out problem in verl's validation
 PROMPTS = {"full": -1, "test": 48}  # that a run draws from; -1: all of the file
-BATCH = {"full": 64, "test": 32}
+BATCH = 32
 RUNS = {
-    # Measure what is about to be drawn, and draw by weight: the price of an estimate is paid only where it can be used.
-    "paced": ("paced.pass_rate.refresh=draw", "paced.pass_rate.samples=4", "paced.sampler.power=1"),
+    # Measured when about to be drawn, and drawn by weight: of a window of four batches, since many weigh nothing.
+    "paced": (
+        "paced.pass_rate.refresh=draw",
+        "paced.pass_rate.ahead=4",
+        "paced.pass_rate.samples=4",
+        "paced.sampler.power=1",
+    ),
     "uniform": ("paced.weight.kernel=uniform", "paced.pass_rate.refresh=never"),
 }
 console = Console(highlight=False)
@@ -63,7 +68,7 @@ RECIPES = {
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", choices=list(RECIPES), default="two_stage", help="what runs: +paced=RECIPE")
-    parser.add_argument("--steps", type=int, default=120, help="training steps, the same number in each stage")
+    parser.add_argument("--steps", type=int, default=80, help="training steps, the same number in each stage")
     parser.add_argument(
         "--seed", type=int, default=0, help="of the sampler (the CPU stack is not repeatable to the bit)"
     )
@@ -88,13 +93,13 @@ def command(overrides: tuple[str, ...], folder: Path, models: Path, args: argpar
         *(sys.executable, "-m", "verl.trainer.main_ppo", f"+paced={args.recipe}", "+machine=cpu", *overrides),
         f"data.train_files={models}/data/train.parquet",
         f"data.val_files={models}/data/test.parquet",
-        f"data.train_batch_size={BATCH[args.preset]}",
+        f"data.train_batch_size={BATCH}",
         f"data.train_max_samples={PROMPTS[args.preset]}",
         "data.max_prompt_length=32",
         "data.max_response_length=32",
         f"actor_rollout_ref.model.path={models}/student",
         *([teacher] if RECIPES[args.recipe].own_teacher else []),
-        f"actor_rollout_ref.actor.ppo_mini_batch_size={BATCH[args.preset]}",
+        f"actor_rollout_ref.actor.ppo_mini_batch_size={BATCH}",
         "actor_rollout_ref.actor.optim.lr=1e-3",
         "actor_rollout_ref.rollout.n=2",
         f"actor_rollout_ref.rollout.val_kwargs.n={SAMPLES}",
