@@ -16,9 +16,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scripts.experiments.predicted.page import blocks, put
+from scripts.experiments.page import put
+from scripts.experiments.predicted.page import blocks
 from scripts.experiments.predicted.regimes import SEEDS
 
+MODULE = "scripts.experiments.predicted"
 ROOT = Path(__file__).resolve().parents[3]
 SAMPLES = ROOT / "outputs" / "predicted_pass_rates.parquet"
 TABLE = ROOT / "docs" / "experiments" / "predicted_pass_rates.parquet"
@@ -47,7 +49,7 @@ def main() -> None:
 
         pq.write_table(study(collect(SAMPLES)), TABLE)
     before = PAGE.read_text()
-    after = put(before, blocks(pq.read_table(TABLE).to_pylist()))
+    after = put(before, blocks(pq.read_table(TABLE).to_pylist()), MODULE)
     if check:
         sys.exit(0 if after == before else f"{PAGE.name} does not show what {TABLE.name} says: run the study again")
     PAGE.write_text(after)

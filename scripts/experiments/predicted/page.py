@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from textwrap import fill
 from typing import Any
 
 from paced_verl.statistics import Estimate, estimate
+from scripts.experiments.page import lines, wrapped
 from scripts.experiments.predicted.regimes import (
     FEATURES,
     PROMPTS,
@@ -23,18 +23,6 @@ Found = dict[str, Estimate]
 QUARTER = ("2 each, predicted", "8 of a quarter, predicted")
 BROKEN = "sums, half of the labels wrong"
 """The regime in which nothing that costs a quarter keeps the rule."""
-BLOCK = re.compile(r"(<!-- (\w+): written by python -m scripts\.experiments\.predicted -->\n).*?(\n<!-- end -->)", re.S)
-
-
-def put(page: str, blocks: dict[str, str]) -> str:
-    """``page`` with the blocks between its markers. Raises ValueError if one of them has no place there, or two."""
-    places = sorted(name for _, name, _ in BLOCK.findall(page))
-    if places != sorted(blocks):
-        raise ValueError(f"the page has markers for {places}, but there are blocks {sorted(blocks)}")
-    return BLOCK.sub(lambda found: f"{found[1]}\n{blocks[found[2]]}\n{found[3]}", page)
-
-
-# Numbers.
 
 
 def over_seeds(table: list[Row], value: str, way: str, model: str = "", features: str = "") -> Found:
@@ -68,14 +56,6 @@ def grid(columns: dict[str, Found]) -> str:
     """A row a regime."""
     rows = [[regime, *(shown(found[regime]) for found in columns.values())] for regime in REGIMES]
     return lines(["regime", *columns], rows)
-
-
-def wrapped(text: str, indent: str = "") -> str:
-    return fill(text, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
-
-
-def lines(head: list[str], rows: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
 
 
 # Blocks.

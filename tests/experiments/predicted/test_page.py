@@ -7,8 +7,9 @@ import re
 import pyarrow.parquet as pq
 import pytest
 
-from scripts.experiments.predicted.__main__ import PAGE, TABLE
-from scripts.experiments.predicted.page import BLOCK, BROKEN, FEATURES, QUARTER, blocks, over_seeds, put
+from scripts.experiments.page import markers, put
+from scripts.experiments.predicted.__main__ import MODULE, PAGE, TABLE
+from scripts.experiments.predicted.page import BROKEN, FEATURES, QUARTER, blocks, over_seeds
 from scripts.experiments.predicted.regimes import REGIMES, RULE, SEEDS
 
 
@@ -19,11 +20,11 @@ def table():
 
 def test_the_page_shows_what_the_table_says(table) -> None:
     page = PAGE.read_text()
-    assert put(page, blocks(table)) == page
+    assert put(page, blocks(table), MODULE) == page
 
 
 def test_no_result_stands_outside_of_what_is_written_from_the_table() -> None:
-    by_hand = BLOCK.sub("", PAGE.read_text())
+    by_hand = markers(MODULE).sub("", PAGE.read_text())
     assert not re.findall(r"\d*\.\d+", by_hand)
     assert set(re.findall(r"\d+ %", by_hand)) == {f"{RULE:.0%}".replace("%", " %")}
 
@@ -50,6 +51,6 @@ def test_a_page_with_another_number_or_without_a_block_is_noticed(table) -> None
     page, written = PAGE.read_text(), blocks(table)
     wrong = page.replace("9 of 10 test cases", "8 of 10 test cases")
     assert wrong != page
-    assert put(wrong, written) == page
+    assert put(wrong, written, MODULE) == page
     with pytest.raises(ValueError, match="answer"):
-        put(page.replace("<!-- answer:", "<!-- reply:"), written)
+        put(page.replace("<!-- answer:", "<!-- reply:"), written, MODULE)

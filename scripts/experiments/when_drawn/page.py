@@ -1,0 +1,67 @@
+"""What the page says, out of the study's table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from paced_verl.statistics import Estimate, estimate, paired
+from scripts.experiments.page import lines, wrapped
+
+Row = dict[str, Any]
+PROBLEMS = 512
+"""Held-out problems: the same in every run, one response to each."""
+
+
+def blocks(table: list[Row]) -> dict[str, str]:
+    """Text by the name of its place."""
+    return {"runs": _runs(table), "result": _result(table)}
+
+
+def of(table: list[Row], arm: str, column: str) -> list[float]:
+    """A column of an arm, in the order of the seeds."""
+    return [row[column] for row in sorted(table, key=lambda row: row["seed"]) if row["arm"] == arm]
+
+
+def _runs(table: list[Row]) -> str:
+    head = [
+        "arm",
+        "seed",
+        "prompts measured",
+        "rollouts for it",
+        "seconds in all steps",
+        "before",
+        "after",
+        "words",
+        "sums",
+    ]
+    rows = [
+        [
+            row["arm"],
+            str(row["seed"]),
+            f"{row['prompts_measured']:,}",
+            f"{row['estimate_rollouts']:,}",
+            f"{row['seconds_in_steps']:.0f}",
+            *(f"{row[name]:.3f}" for name in ("before", "after", "words", "sums")),
+        ]
+        for row in table
+    ]
+    return lines(head, rows)
+
+
+def _result(table: list[Row]) -> str:
+    share = sum(of(table, "draw", "estimate_rollouts")) / sum(of(table, "start", "estimate_rollouts"))
+    words = {arm: of(table, arm, "words") for arm in ("start", "draw", "uniform")}
+    means = ", ".join(f"{arm} {estimate(values).mean:.3f}" for arm, values in words.items())
+    pairs = (("draw", "start"), ("draw", "uniform"), ("start", "uniform"))
+    differs = [f"{one} minus {other} {_points(paired(words[one], words[other]))}" for one, other in pairs]
+    text = (
+        f"`draw` spent {share:.0%} of the rollouts that `start` spent on pass rates. Held-out words that are right "
+        f"after the last step, means over {len(words['draw'])} seeds: {means}. Paired by seed: {'; '.join(differs)}. The "
+        f"accuracy of one run has a standard error of about {(0.25 / (PROBLEMS * 2 / 3)) ** 0.5:.3f} over problems."
+    )
+    return wrapped(text)
+
+
+def _points(found: Estimate) -> str:
+    low, high = found.interval
+    return f"{found.mean:+.3f} (95 %: {low:+.3f} to {high:+.3f})"
