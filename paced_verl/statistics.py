@@ -64,9 +64,12 @@ def bounded(mean: float, units: int, within: float = 0.0) -> Estimate:
             the error that comes out is still an upper bound.
 
     Returns:
-        Standard error √((m(1 − m) − within²) / (n − 1)); NaN where that says nothing: for one unit, outside of [0, 1],
-        and where all values must be equal, as for a mean of 0 or 1.
+        Standard error √((m(1 − m) − within²) / (n − 1)). A mean of 0 or 1 has one whose
+        interval reaches as far as that of Clopper & Pearson, 1 − .025^(1/n): that none of n was right does not mean that
+        none ever is. NaN for one unit, outside of [0, 1], and where the values cannot vary as they are said to.
     """
+    if mean in (0, 1) and units > 1:
+        return Estimate(units, mean, float((1 - 0.025 ** (1 / units)) / stdtrit(units - 1, 0.975)))
     variance = mean * (1 - mean) - within**2
     error = float(np.sqrt(variance / (units - 1))) if variance > 0 and units > 1 else float("nan")
     return Estimate(units, mean, error)

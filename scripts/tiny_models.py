@@ -69,7 +69,7 @@ class Preset:
     Attributes:
         families: reasoning-gym family → its settings.
         train, test: Rows of the two files.
-        turns: See :func:`~paced_verl.tasks.reasoning_gym.prepare`.
+        turns, held_out: See :func:`~paced_verl.tasks.reasoning_gym.prepare`.
         student: Learns from plain problems, and from problems under ``context``.
         teacher: ``None`` if the student under ``context`` is the teacher.
         context: Of the run's teacher, see :class:`TeacherContext`.
@@ -84,6 +84,7 @@ class Preset:
     context: str = "none"
     plain_every: int = 1
     turns: tuple[str, ...] = ()
+    held_out: tuple[str, ...] = ()
 
     @property
     def learners(self) -> dict[str, Learner]:
@@ -94,20 +95,22 @@ class Preset:
 WORDS = {"min_word_len": 3, "max_word_len": 8}  # spell_backward
 
 PRESETS = {
-    # A third of the problems are sums. The teacher knows how; the student has never seen one.
+    # Words are what the student is to become better at. A third of the training problems are sums: the teacher knows
+    # how, and the student, which has never seen one, cannot learn it in the time.
     ("two_stage", "full"): Preset(
         families={"spell_backward": WORDS, "chain_sum": {"min_terms": 2, "max_terms": 4, "max_digits": 1}},
         turns=("spell_backward", "spell_backward", "chain_sum"),
+        held_out=("spell_backward",),
         train=4096,
         test=512,
-        teacher=Learner(hidden=128, layers=2, steps=800, seconds=90, learning_rate=3e-3),
+        teacher=Learner(hidden=160, layers=2, steps=700, seconds=90, learning_rate=3e-3),
         student=Learner(
-            hidden=64,
+            hidden=128,
             layers=2,
             steps=1000,
             seconds=60,
             learning_rate=5e-3,
-            until=0.2,
+            until=0.25,
             seen={"spell_backward": WORDS},
         ),
     ),
@@ -304,7 +307,7 @@ def measure_all(folder: Path, preset: Preset, seed: int) -> None:
 def build(out: Path, preset: Preset, seed: int, fresh: bool) -> None:
     """Write the data and the models that are not yet under ``out``."""
     if fresh or not (out / "data" / "test.parquet").exists():
-        prepare(preset.families, preset.train, preset.test, seed, out / "data", preset.turns)
+        prepare(preset.families, preset.train, preset.test, seed, out / "data", preset.turns, preset.held_out)
     missing = {name: learner for name, learner in preset.learners.items() if fresh or not (out / name).exists()}
     if not missing:
         return

@@ -26,6 +26,7 @@ def prepare(
     seed: int,
     out_dir: str | Path,
     turns: Sequence[str] = (),
+    held_out: Sequence[str] = (),
 ) -> tuple[Path, Path]:
     """Write ``train.parquet`` and ``test.parquet`` and return their paths.
 
@@ -35,8 +36,8 @@ def prepare(
         test: rows of the test file; its questions occur nowhere in the training file.
         seed: the same seed gives the same files.
         out_dir: created if it is not there.
-        turns: families in the order in which their problems follow each other, over and over, in both files; by default
-            each comes once.
+        turns: families in the order in which their problems follow each other, over and over; by default once each.
+        held_out: families of the test file, in their order; by default as in the training file.
     """
     if not families:
         raise ValueError("families: name at least one reasoning-gym family")
@@ -45,9 +46,10 @@ def prepare(
     folder = Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
     paths = (folder / "train.parquet", folder / "test.parquet")
+    turns = turns or list(families)
     # The test rows come first: asking for more training rows later leaves the test set as it was.
-    for path, split, size in ((paths[1], "test", test), (paths[0], "train", train)):
-        names = list(islice(cycle(turns or families), size))
+    for path, split, size, order in ((paths[1], "test", test, held_out or turns), (paths[0], "train", train, turns)):
+        names = list(islice(cycle(order), size))
         rows = [_row(_next_unseen(streams[name], seen, name), name, index, split) for index, name in enumerate(names)]
         pq.write_table(pa.Table.from_pylist(rows), path)
     return paths

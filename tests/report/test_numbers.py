@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from paced_verl.pacing.pass_rates import PassRateTable
 from paced_verl.report.accuracy import accuracies, compare, moments, problems, samples_per_problem
@@ -56,9 +57,17 @@ def test_the_bound_of_single_samples_is_the_error_itself() -> None:
     assert bounded(0.3, 100).standard_error == pytest.approx(estimate(values).standard_error)
 
 
-@pytest.mark.parametrize(("mean", "units"), [(0.0, 9), (1.0, 9), (0.5, 1), (0.5, 0), (-0.3, 9), (1.4, 9)])
+@pytest.mark.parametrize(("mean", "units"), [(0.0, 1), (0.5, 1), (0.5, 0), (-0.3, 9), (1.4, 9)])
 def test_where_the_bound_says_nothing_there_is_none(mean: float, units: int) -> None:
     assert np.isnan(bounded(mean, units).standard_error)
+
+
+@pytest.mark.parametrize("units", [30, 170, 1000])
+def test_where_none_or_all_are_right_the_interval_holds_what_may_well_be(units: int) -> None:
+    """Of n that were wrong, rates are plausible up to where that has a chance of 2.5 % (Clopper & Pearson)."""
+    exact = binomtest(0, units).proportion_ci(0.95).high
+    assert bounded(0.0, units).interval[1] == pytest.approx(exact)
+    assert bounded(1.0, units).interval[0] == pytest.approx(1 - bounded(0.0, units).interval[1])
 
 
 def test_accuracy_is_the_mean_over_data_sources_with_their_errors() -> None:

@@ -37,7 +37,6 @@ def row(run: Run, arm: str, seed: int) -> dict[str, Any]:
     """What a run cost and what came out: prompts measured, rollouts, held-out accuracy of each source by step."""
     measured = int(sum(run.series("paced/pass_rate/measured").values()))
     accuracy = run.accuracy()
-    last = run.metrics[max(accuracy)]
     return {
         "arm": arm,
         "seed": seed,
@@ -47,6 +46,4 @@ def row(run: Run, arm: str, seed: int) -> dict[str, Any]:
         "seconds_in_steps": sum(run.series("timing_s/step").values()),
         "before": accuracy[0],
         "after": accuracy[STEPS],
-        "words": last["val-core/reasoning_gym/spell_backward/acc/mean@1"],
-        "sums": last["val-core/reasoning_gym/chain_sum/acc/mean@1"],
     }
