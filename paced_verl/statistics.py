@@ -64,9 +64,9 @@ def bounded(mean: float, units: int, within: float = 0.0) -> Estimate:
             the error that comes out is still an upper bound.
 
     Returns:
-        Standard error √((m(1 − m) − within²) / (n − 1)). A mean of 0 or 1 has one whose
-        interval reaches as far as that of Clopper & Pearson, 1 − .025^(1/n): that none of n was right does not mean that
-        none ever is. NaN for one unit, outside of [0, 1], and where the values cannot vary as they are said to.
+        Standard error √((m(1 − m) − within²) / (n − 1)). A mean of 0 or 1 has one whose interval reaches as far as that
+        of Clopper & Pearson, 1 − .025^(1/n): that none of n was right does not mean that none ever is. NaN for one
+        unit, outside of [0, 1], and where the values cannot vary as they are said to.
     """
     if mean in (0, 1) and units > 1:
         return Estimate(units, mean, float((1 - 0.025 ** (1 / units)) / stdtrit(units - 1, 0.975)))

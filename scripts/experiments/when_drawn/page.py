@@ -41,14 +41,13 @@ def _runs(table: list[Row]) -> str:
 
 def _result(table: list[Row]) -> str:
     share = sum(of(table, "draw", "estimate_rollouts")) / sum(of(table, "start", "estimate_rollouts"))
-    after = {arm: of(table, arm, "after") for arm in ("start", "draw", "uniform")}
+    after = {arm: of(table, arm, "after") for arm in ("start", "draw")}
     means = ", ".join(f"{arm} {estimate(values).mean:.3f}" for arm, values in after.items())
-    pairs = (("draw", "start"), ("draw", "uniform"), ("start", "uniform"))
-    differs = [f"{one} minus {other} {_points(paired(after[one], after[other]))}" for one, other in pairs]
+    differs = _points(paired(after["draw"], after["start"]))
     text = (
         f"`draw` spent {share:.0%} of the rollouts that `start` spent on pass rates. Held-out accuracy "
-        f"after the last step, means over {len(after['draw'])} seeds: {means}. Paired by seed: {'; '.join(differs)}. "
-        f"The accuracy of one run has a standard error of about {(0.25 / PROBLEMS) ** 0.5:.3f} over problems."
+        f"after the last step, means over {len(after['draw'])} seeds: {means}. Paired by seed, draw minus start: "
+        f"{differs}. One run has a standard error of about {(0.25 / PROBLEMS) ** 0.5:.3f} over problems."
     )
     return wrapped(text)
 

@@ -16,7 +16,6 @@ COMMON = (f"paced.pass_rate.samples={SAMPLES}", "paced.sampler.power=1")
 ARMS = {
     "start": ("paced.pass_rate.refresh=start", *COMMON),
     "draw": ("paced.pass_rate.refresh=draw", "paced.pass_rate.ahead=4", *COMMON),
-    "uniform": quickstart.RUNS["uniform"],
 }
 
 
