@@ -68,7 +68,7 @@ RECIPES = {
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", choices=list(RECIPES), default="two_stage", help="what runs: +paced=RECIPE")
-    parser.add_argument("--steps", type=int, default=80, help="training steps, the same number in each stage")
+    parser.add_argument("--steps", type=int, default=72, help="training steps, the same number in each stage")
     parser.add_argument(
         "--seed", type=int, default=0, help="of the sampler (the CPU stack is not repeatable to the bit)"
     )
