@@ -1,0 +1,61 @@
+"""What is compared: keys of the ``paced`` block, and what no user would set (placebo, oracle, a smaller batch)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+K = 8
+Block = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Attributes:
+    block: The keys of ``paced`` that differ from the defaults.
+    keep_correct: As ``targets.keep: correct``: a teacher response that is wrong trains nothing.
+    shuffled: Pass rates are those of another prompt each, always the same one: the placebo.
+    smaller_batch: Batches of as many prompts as have a positive weight in a batch of the paper's.
+    """
+
+    block: Block = field(default_factory=dict)
+    keep_correct: bool = False
+    shuffled: bool = False
+    smaller_batch: bool = False
+
+
+def _arm(*, power: float = 0.0, explore: float = 0.0, refresh: str = "start", samples: int = K, **weight: Any) -> Block:
+    return {
+        "weight": weight,
+        "sampler": {"power": power, "explore": explore},
+        "pass_rate": {"refresh": refresh, "samples": samples},
+    }
+
+
+UNIFORM = _arm(kernel="uniform", refresh="never")
+GATE = {"pass_rate": {"teacher_samples": 4, "refresh": "start", "samples": K}}
+
+ARMS = {
+    "uniform": Arm(UNIFORM),
+    "uniform again": Arm(UNIFORM),
+    "uniform, smaller batch": Arm(UNIFORM, smaller_batch=True),
+    "weights": Arm(_arm()),
+    "sampler .5": Arm(_arm(power=0.5)),
+    "sampler": Arm(_arm(power=1.0)),
+    "posterior weights": Arm(_arm(estimate="posterior")),
+    "posterior sampler": Arm(_arm(power=1.0, estimate="posterior")),
+    "posterior sampler, explore": Arm(_arm(power=1.0, explore=0.1, estimate="posterior")),
+    "hard filter": Arm(_arm(kernel="hard_filter")),
+    "root": Arm(_arm(alpha=0.5, beta=0.5)),
+    "(1, 2)": Arm(_arm(alpha=1.0, beta=2.0)),
+    "(2, 1)": Arm(_arm(alpha=2.0, beta=1.0)),
+    "teacher correct": Arm(UNIFORM, keep_correct=True),
+    "teacher gate": Arm(_arm(kernel="uniform", teacher="gate") | GATE),
+    "teacher correct, sampler": Arm(_arm(power=1.0), keep_correct=True),
+    "teacher gate, sampler": Arm(_arm(power=1.0, teacher="gate") | GATE),
+    "sampler, when drawn": Arm(_arm(power=1.0, refresh="draw")),
+    "posterior sampler, when drawn": Arm(_arm(power=1.0, refresh="draw", estimate="posterior")),
+    "free estimates": Arm(_arm(power=1.0, explore=0.1, refresh="never", estimate="posterior", prior=[1, 1])),
+    "placebo": Arm(_arm(power=1.0), shuffled=True),
+    "oracle": Arm(_arm(power=1.0, samples=256)),
+}

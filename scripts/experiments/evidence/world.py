@@ -1,0 +1,186 @@
+"""What all arms of a regime and a seed share: models before the run, prompts by class, held-out problems."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from scripts.experiments.evidence.model import Model, pretrain, sample
+from scripts.experiments.evidence.problems import (
+    BLANK,
+    END,
+    LONGEST,
+    RESPONSE,
+    SYMBOLS,
+    Problems,
+    draw_lengths,
+    join,
+    make,
+    right,
+    with_holes,
+)
+from scripts.experiments.evidence.regimes import ALL, HOPELESS, MASTERED, SEEN, Regime
+
+TRAINING, HELD_OUT, CANDIDATES, SAMPLES = 20_000, 2048, 4096, 16
+STUDENT, TEACHER = 64, 96  # width
+
+
+@dataclass(frozen=True)
+class Models:
+    """Attributes:
+    student: Knows the lengths that it has seen, more or less.
+    right, wrong: Teachers; the second one answers what the student has not seen by a rule of its own.
+    """
+
+    student: Model
+    right: Model
+    wrong: Model
+
+
+@dataclass(frozen=True)
+class World:
+    """Attributes:
+    family: Of its problems.
+    models: Before the run.
+    train: The prompts, with the solutions that the verifier knows.
+    wrong_teacher: bool (N,): prompts whose teacher is the wrong one.
+    kind: int64 (N,): 0 hopeless, 1 frontier, 2 mastered, by measured pass rates of the prompts as they were before labels
+        were changed and holes made.
+    held_out: Problems to judge by.
+    second: Held-out problems of the second skill.
+    """
+
+    family: str
+    models: Models
+    train: Problems
+    wrong_teacher: Tensor
+    kind: Tensor
+    held_out: Problems
+    second: Problems
+
+
+def prepare(family: str, second_skill: bool, seed: int, cache: Path) -> Models:
+    """Both teachers and the student, trained once a seed and read again afterwards."""
+    file = cache / f"{family}-{'two' if second_skill else 'one'}-{seed}.pt"
+    models = Models(Model(STUDENT), Model(TEACHER), Model(TEACHER))
+    if file.exists():
+        for name, state in torch.load(file, weights_only=True).items():
+            getattr(models, name).load_state_dict(state)
+        return models
+    generator = torch.Generator().manual_seed(1_000_003 * (seed + 1))
+    torch.manual_seed(seed)
+    models = Models(Model(STUDENT), Model(TEACHER), Model(TEACHER))
+    truth = make(family, draw_lengths(TRAINING, ALL, generator), generator)
+    other = make("copy", draw_lengths(TRAINING, SEEN, generator), generator)
+    pretrain(models.right, truth, 1500, generator, until=0.005)
+    models.wrong.load_state_dict(models.right.state_dict())
+    pretrain(models.wrong, misled(truth), 1000, generator, until=0.005)
+    seen = truth[torch.isin(truth.lengths, torch.tensor(SEEN))]
+    if second_skill:
+        pretrain(models.student, other, 1500, generator, until=0.02)
+        # The first skill is learned beside the second one, so that it is not forgotten before the run.
+        seen = join([seen, other])
+    pretrain(models.student, seen, 1500, generator, until=0.25 if second_skill else 0.4)
+    cache.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_suffix(".part")
+    torch.save({name: model.state_dict() for name, model in vars(models).items()}, unfinished)
+    unfinished.rename(file)
+    return models
+
+
+def misled(problems: Problems) -> Problems:
+    """The same problems, those of lengths that the student has not seen with every symbol of the solution one too high."""
+    solutions = problems.solutions
+    shifted = ((solutions + 1) % SYMBOLS).where(solutions < SYMBOLS, solutions)
+    unseen = ~torch.isin(problems.lengths, torch.tensor(SEEN))
+    return Problems(problems.prompts, shifted.where(unseen[:, None], solutions), problems.lengths)
+
+
+def build(regime: Regime, family: str, seed: int, cache: Path) -> World:
+    """The world of a regime and a seed: the same for all arms."""
+    models = prepare(family, regime.second_skill, seed, cache)
+    generator = torch.Generator().manual_seed(7_000_003 * (seed + 1))
+    train, kind = _by_class(regime, family, models.student, generator)
+    hopeless = (kind == 0).nonzero()[:, 0]
+    wrong = torch.zeros(len(train), dtype=torch.bool)
+    misleads = round((1 - regime.teacher) * len(hopeless))
+    wrong[hopeless[torch.randperm(len(hopeless), generator=generator)[:misleads]]] = True
+    train = _holed(_relabelled(train, regime.wrong_labels, generator), regime.holes, generator)
+    return World(
+        family,
+        models,
+        train,
+        wrong,
+        kind,
+        make(family, draw_lengths(HELD_OUT, regime.lengths, generator), generator),
+        make("copy", draw_lengths(512, SEEN, generator), generator),
+    )
+
+
+def classes(rate: Tensor, lengths: Tensor) -> Tensor:
+    """int64 (N,): 0 hopeless, 1 frontier, 2 mastered; −1: fits none, as a hopeless one of a length that was seen."""
+    unseen = ~torch.isin(lengths, torch.tensor(SEEN))
+    kind = torch.full_like(lengths, -1)
+    kind[(rate > HOPELESS) & (rate < MASTERED)] = 1
+    kind[(rate >= MASTERED)] = 2
+    kind[(rate <= HOPELESS) & unseen] = 0
+    return kind
+
+
+def measured(family: str, student: Model, problems: Problems, samples: int, generator: torch.Generator) -> Tensor:
+    """Pass rates by so many samples, (N,)."""
+    repeated = problems[torch.arange(len(problems)).repeat_interleave(samples)]
+    found = right(family, sample(student, repeated.prompts, generator), repeated.solutions)
+    return found.view(-1, samples).float().mean(1)
+
+
+def _by_class(
+    regime: Regime, family: str, student: Model, generator: torch.Generator
+) -> tuple[Problems, Tensor]:
+    shares = {0: regime.hopeless, 1: regime.frontier, 2: regime.mastered}
+    wanted = {kind: round(share * regime.prompts) for kind, share in shares.items()}
+    wanted[1] += regime.prompts - sum(wanted.values())
+    found: dict[int, list[Problems]] = {kind: [] for kind in wanted}
+    for _ in range(100):
+        missing = {kind: n - sum(map(len, found[kind])) for kind, n in wanted.items()}
+        if not any(n > 0 for n in missing.values()):
+            break
+        problems = make(family, draw_lengths(CANDIDATES, ALL, generator), generator)
+        rate = measured(family, student, problems, SAMPLES, generator)
+        of = classes(rate, problems.lengths)
+        for kind, n in missing.items():
+            found[kind].append(problems[(of == kind).nonzero()[:, 0][: max(0, n)]])
+    else:
+        raise ValueError(f"{family}: too few prompts of the classes {missing} among {100 * CANDIDATES} candidates")
+    train = join([part for kind in wanted for part in found[kind]])
+    kinds = torch.cat([torch.full((sum(map(len, found[kind])),), kind) for kind in wanted])
+    order = torch.randperm(len(train), generator=generator)
+    return train[order], kinds[order]
+
+
+def _relabelled(train: Problems, share: float, generator: torch.Generator) -> Problems:
+    """The verifier wants other answers for a share of the prompts."""
+    which = torch.randperm(len(train), generator=generator)[: round(share * len(train))]
+    solutions = train.solutions.clone()
+    wrong = torch.randint(SYMBOLS, (len(which), RESPONSE), generator=generator)
+    solutions[which] = wrong.where(solutions[which] < SYMBOLS, solutions[which])
+    return Problems(train.prompts, solutions, train.lengths)
+
+
+def _holed(train: Problems, share: float, generator: torch.Generator) -> Problems:
+    which = torch.randperm(len(train), generator=generator)[: round(share * len(train))]
+    prompts = train.prompts.clone()
+    prompts[which] = with_holes(train[which], generator).prompts
+    return Problems(prompts, train.solutions, train.lengths)
+
+
+def fresh(model: Model) -> Model:
+    """A copy to be trained."""
+    return copy.deepcopy(model)
+
+
+__all__ = ["BLANK", "END", "LONGEST", "Models", "World", "build", "classes", "fresh", "measured", "misled", "prepare"]
