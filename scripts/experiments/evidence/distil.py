@@ -103,6 +103,8 @@ class Distillation:
     def run(self, points: list[int]) -> dict[str, Any]:
         """Train; returns the curve at these steps, and what the weights were at first."""
         started = time.monotonic()
+        with contextlib.redirect_stdout(io.StringIO()):
+            self._bring_up_to_date(1)
         self._note(0, points)
         zero = float("nan")
         for step in range(1, self.steps + 1):
@@ -113,10 +115,14 @@ class Distillation:
             self._note(step, points)
         return vars(self.curve) | {"zero_share": zero, "batch": self.batch, "seconds": time.monotonic() - started}
 
+    def _bring_up_to_date(self, step: int) -> None:
+        """Measure what a step needs to know, as far as it is not known."""
+        self.rates.before_step(step, self.measure)
+        self.rates.before_draw(step, self.batch, self.measure)
+
     def _step(self, step: int) -> None:
         rates, stage = self.rates, self.schedule.at(step)
-        rates.before_step(step, self.measure)
-        rates.before_draw(step, self.batch, self.measure)
+        self._bring_up_to_date(step)
         drawn = rates.sampler.draw(self.batch)
         weights = torch.from_numpy(rates.sampler.loss_weights(drawn)).float()
         ahead = rates.ahead(step)

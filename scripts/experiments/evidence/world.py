@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +12,6 @@ from torch import Tensor
 
 from scripts.experiments.evidence.model import Model, pretrain, sample
 from scripts.experiments.evidence.problems import (
-    BLANK,
-    END,
-    LONGEST,
     RESPONSE,
     SYMBOLS,
     Problems,
@@ -86,7 +84,7 @@ def prepare(family: str, second_skill: bool, seed: int, cache: Path) -> Models:
         seen = join([seen, other])
     pretrain(models.student, seen, 1500, generator, until=0.25 if second_skill else 0.4)
     cache.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_suffix(".part")
+    unfinished = file.with_suffix(f".{os.getpid()}")  # two runs may make the same ones at a time
     torch.save({name: model.state_dict() for name, model in vars(models).items()}, unfinished)
     unfinished.rename(file)
     return models
@@ -182,5 +180,3 @@ def fresh(model: Model) -> Model:
     """A copy to be trained."""
     return copy.deepcopy(model)
 
-
-__all__ = ["BLANK", "END", "LONGEST", "Models", "World", "build", "classes", "fresh", "measured", "misled", "prepare"]

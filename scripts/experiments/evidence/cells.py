@@ -1,0 +1,160 @@
+"""The programme: which run belongs to which question."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from scripts.experiments.evidence.arms import ARMS, Arm
+from scripts.experiments.evidence.regimes import REGIMES, Regime
+
+STEPS = 48
+CALIBRATION, SEEDS = range(5), range(100, 120)
+"""Regimes are looked at on the first ones; what is reported is of the others, which nothing was chosen on."""
+SHORT = ("uniform", "weights", "sampler", "posterior sampler", "teacher correct")
+SWEPT = ("uniform", "sampler", "posterior sampler", "teacher correct")
+MAP = tuple(name for name in REGIMES if not name.startswith("R7"))
+POINTS = (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A run.
+
+    Attributes:
+        experiment: E0 to E6.
+        regime: Its name in ``REGIMES``.
+        arm: Its name in ``ARMS``.
+        changes: What differs from the regime.
+        samples: K; ``None``: the arm's own.
+    """
+
+    experiment: str
+    regime: str
+    arm: str
+    seed: int
+    family: str = "reverse"
+    stages: str = "forward"
+    steps: int = STEPS
+    changes: tuple[tuple[str, float], ...] = ()
+    samples: int | None = None
+    refresh: str | None = None
+
+    @property
+    def key(self) -> str:
+        """A file name of its own."""
+        parts = [self.experiment, self.regime, self.arm, self.family, self.stages, self.steps, self.samples, self.refresh]
+        named = [str(part) for part in parts] + [f"{name}={value:g}" for name, value in self.changes]
+        return "_".join(part.replace(" ", "-").replace(",", "") for part in [*named, str(self.seed)])
+
+    def world(self) -> Regime:
+        """The regime with its changes."""
+        return replace(REGIMES[self.regime], **dict(self.changes))  # type: ignore[arg-type]
+
+    def treatment(self) -> Arm:
+        """The arm with its changes."""
+        arm, rates = ARMS[self.arm], ARMS[self.arm].block["pass_rate"]
+        if self.samples is not None:
+            rates = rates | {"samples": self.samples}
+        if self.refresh is not None:
+            rates = rates | {"refresh": self.refresh} | ({"every_steps": 12} if self.refresh == "every" else {})
+        return dataclasses.replace(arm, block=arm.block | {"pass_rate": rates})
+
+    def points(self) -> list[int]:
+        """Steps after which accuracy is measured."""
+        return sorted({round(share * self.steps) for share in POINTS})
+
+    def columns(self) -> dict[str, Any]:
+        """What a row says of it."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | {
+            "changes": ", ".join(f"{name}={value:g}" for name, value in self.changes)
+        }
+
+
+def longer(arm: str, steps: int) -> int:
+    """Uniform steps go on, so that its curve says what the price of an estimate would have bought."""
+    return 4 * steps if arm == "uniform" else steps
+
+
+def _grid(experiment: str, regimes: Sequence[str], arms: Sequence[str], seeds: Sequence[int], **more: Any) -> Iterator[Cell]:
+    for regime, seed, arm in itertools.product(regimes, seeds, arms):
+        stages = more.get("stages", "forward")
+        steps = more.get("steps", STEPS)
+        settings = more | {"steps": longer(arm, steps) if stages in ("forward", "reverse") else steps}
+        yield Cell(experiment, regime, arm, seed, **settings)
+
+
+def calibration() -> Iterator[Cell]:
+    """E0: is every regime what it says; how far apart are two runs of the same arm."""
+    yield from _grid("E0", tuple(REGIMES), ("uniform", "uniform again"), CALIBRATION)
+
+
+def the_map() -> Iterator[Cell]:
+    """E1: every arm in every regime, forward KL."""
+    yield from _grid("E1", MAP, [name for name in ARMS if name != "free estimates"], SEEDS)
+
+
+def doses() -> Iterator[Cell]:
+    """E2: how many prompts are hopeless, and how often the teacher is right there."""
+    for h, t in itertools.product((0.2, 0.4, 0.6, 0.8), (0.0, 0.25, 0.5, 0.75, 1.0)):
+        rest = 1 - h
+        changes = (("mastered", 0.2 * rest), ("frontier", 0.8 * rest), ("hopeless", h), ("teacher", t))
+        yield from _grid("E2", ("R3 hopeless, right teacher",), SWEPT, SEEDS[:10], changes=changes)
+
+
+def budgets() -> Iterator[Cell]:
+    """E3: from a quarter of an epoch to many, with pass rates as they were and estimated again."""
+    for regime, prompts in itertools.product(("R0 balanced", "R3 hopeless, right teacher"), (512, 2048, 8192)):
+        changes = (("prompts", prompts),)
+        yield from _grid("E3", (regime,), SWEPT, SEEDS[:10], steps=320, changes=changes)
+    yield from _grid("E3", ("R3 hopeless, right teacher",), ("sampler", "posterior sampler"), SEEDS[:10], steps=320, refresh="every")
+
+
+def estimates() -> Iterator[Cell]:
+    """E4: samples a prompt; old ones, new ones, those of training."""
+    regimes = ("R0 balanced", "R2 hopeless, wrong teacher", "R3 hopeless, right teacher")
+    for samples in (1, 2, 4, 8, 16, 32):
+        for arm in ("sampler", "posterior sampler", "posterior sampler, when drawn"):
+            yield from _grid("E4", regimes, (arm,), SEEDS[:10], samples=samples)
+    yield from _grid("E4", regimes, ("sampler", "posterior sampler"), SEEDS[:10], refresh="every")
+    yield from _grid("E4", regimes, ("uniform", "free estimates", "sampler"), SEEDS[:10], stages="reverse")
+
+
+def orders() -> Iterator[Cell]:
+    """E5: reverse KL, two stages, and these the other way round."""
+    regimes = [name for name in REGIMES if name.startswith(("R0", "R2", "R3", "R7"))]
+    arms = (*SHORT, "teacher gate", "teacher gate, sampler")
+    for stages in ("reverse", "two stages", "two stages, reversed"):
+        yield from _grid("E5", regimes, arms, SEEDS, stages=stages)
+
+
+def families() -> Iterator[Cell]:
+    """E6: another task."""
+    regimes = [name for name in REGIMES if name.startswith(("R0", "R2", "R3", "R7"))]
+    yield from _grid("E6", regimes, SHORT, SEEDS[:10], family="sums")
+
+
+EXPERIMENTS = {
+    "E0": calibration,
+    "E1": the_map,
+    "E2": doses,
+    "E3": budgets,
+    "E4": estimates,
+    "E5": orders,
+    "E6": families,
+}
+
+
+def programme(names: Sequence[str] = ()) -> list[Cell]:
+    """All runs, seed by seed: whatever has been done until now is balanced over the arms."""
+    cells = [cell for name in names or EXPERIMENTS for cell in EXPERIMENTS[name]()]
+    return sorted(cells, key=lambda cell: (cell.experiment, cell.seed))
+
+
+def smoke() -> list[Cell]:
+    """Two seeds of a few cells, for tests of the machinery."""
+    short = {"steps": 8}
+    return [*_grid("E1", ("R3 hopeless, right teacher",), ("uniform", "sampler", "sampler, when drawn"), (0, 1), **short)]
