@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 K = 8
@@ -16,18 +16,37 @@ class Arm:
     keep_correct: As ``targets.keep: correct``: a teacher response that is wrong trains nothing.
     shuffled: Pass rates are those of another prompt each, always the same one: the placebo.
     smaller_batch: Batches of as many prompts as have a positive weight in a batch of the paper's.
+    judges: Responses a prompt by which the teacher is judged before step 1, where the student is not.
+    for_free: What estimates cost is not counted: an upper bound of what they can be worth.
+    another_seed: Of sampling and order: what another seed alone changes.
     """
 
-    block: Block = field(default_factory=dict)
+    block: Block
     keep_correct: bool = False
     shuffled: bool = False
     smaller_batch: bool = False
+    judges: int = 0
+    for_free: bool = False
+    another_seed: bool = False
+
+    @property
+    def estimates(self) -> bool:
+        """Whether pass rates are paid for."""
+        return self.block["pass_rate"]["refresh"] != "never"
 
 
-def _arm(*, power: float = 0.0, explore: float = 0.0, refresh: str = "start", samples: int = K, **weight: Any) -> Block:
+def _arm(
+    *,
+    power: float = 0.0,
+    explore: float = 0.0,
+    skip_zero_weight: bool = True,
+    refresh: str = "start",
+    samples: int = K,
+    **weight: Any,
+) -> Block:
     return {
         "weight": weight,
-        "sampler": {"power": power, "explore": explore},
+        "sampler": {"power": power, "explore": explore, "skip_zero_weight": skip_zero_weight},
         "pass_rate": {"refresh": refresh, "samples": samples},
     }
 
@@ -37,9 +56,10 @@ GATE = {"pass_rate": {"teacher_samples": 4, "refresh": "start", "samples": K}}
 
 ARMS = {
     "uniform": Arm(UNIFORM),
-    "uniform again": Arm(UNIFORM),
+    "uniform again": Arm(UNIFORM, another_seed=True),
     "uniform, smaller batch": Arm(UNIFORM, smaller_batch=True),
     "weights": Arm(_arm()),
+    "weights, zeros drawn": Arm(_arm(skip_zero_weight=False)),
     "sampler .5": Arm(_arm(power=0.5)),
     "sampler": Arm(_arm(power=1.0)),
     "posterior weights": Arm(_arm(estimate="posterior")),
@@ -50,12 +70,12 @@ ARMS = {
     "(1, 2)": Arm(_arm(alpha=1.0, beta=2.0)),
     "(2, 1)": Arm(_arm(alpha=2.0, beta=1.0)),
     "teacher correct": Arm(UNIFORM, keep_correct=True),
-    "teacher gate": Arm(_arm(kernel="uniform", teacher="gate") | GATE),
+    "teacher gate": Arm(_arm(kernel="uniform", refresh="never", teacher="gate"), judges=4),
     "teacher correct, sampler": Arm(_arm(power=1.0), keep_correct=True),
     "teacher gate, sampler": Arm(_arm(power=1.0, teacher="gate") | GATE),
     "sampler, when drawn": Arm(_arm(power=1.0, refresh="draw")),
     "posterior sampler, when drawn": Arm(_arm(power=1.0, refresh="draw", estimate="posterior")),
     "free estimates": Arm(_arm(power=1.0, explore=0.1, refresh="never", estimate="posterior", prior=[1, 1])),
     "placebo": Arm(_arm(power=1.0), shuffled=True),
-    "oracle": Arm(_arm(power=1.0, samples=256)),
+    "oracle": Arm(_arm(power=1.0, samples=256), for_free=True),
 }

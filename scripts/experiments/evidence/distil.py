@@ -73,12 +73,16 @@ class Distillation:
 
     def __init__(self, world: World, arm: Arm, stages: str, steps: int, seed: int):
         self.world, self.arm, self.steps = world, arm, steps
+        seed += 50_000 if arm.another_seed else 0
         self.student = fresh(world.models.student)
         self.optimizer = torch.optim.AdamW(self.student.parameters(), lr=RATE, weight_decay=0.01)
         self.generator = torch.Generator().manual_seed(11_000_003 * (seed + 1))
         self.spent, self.curve = Spent(), Curve()
+        self.clipped = self.updates = 0  # steps whose gradient was longer than 1, and all that trained something
         n = len(world.train)
-        self.shuffle = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).numpy() if arm.shuffled else None
+        self.shuffle = (
+            torch.randperm(n, generator=torch.Generator().manual_seed(seed)).numpy() if arm.shuffled else None
+        )
         self.responses: dict[int, Tensor] = {}
         self.batch = self._smaller_batch() if arm.smaller_batch else BATCH
         schedule = [
@@ -106,17 +110,27 @@ class Distillation:
         with contextlib.redirect_stdout(io.StringIO()):
             self._bring_up_to_date(1)
         self._note(0, points)
-        zero = float("nan")
+        first: dict[str, float] = {}
         for step in range(1, self.steps + 1):
             with contextlib.redirect_stdout(io.StringIO()):
                 self._step(step)
             if step == 1:
-                zero = self.rates.sampler.metrics(step)["paced/weight/zero_share"]
+                first = self.rates.sampler.metrics(step)
             self._note(step, points)
-        return vars(self.curve) | {"zero_share": zero, "batch": self.batch, "seconds": time.monotonic() - started}
+        names = ("weight/zero_share", "weight/ess", "pass_rate/low", "pass_rate/frontier", "pass_rate/high")
+        return vars(self.curve) | {
+            **{name.replace("/", "_"): first.get(f"paced/{name}", float("nan")) for name in names},
+            "teacher_pass_rate": self.rates.teacher_metrics().get("paced/teacher/pass_rate", float("nan")),
+            "clipped": self.clipped / max(1, self.updates),
+            "batch": self.batch,
+            "seconds": time.monotonic() - started,
+        }
 
     def _bring_up_to_date(self, step: int) -> None:
         """Measure what a step needs to know, as far as it is not known."""
+        if step == 1 and self.arm.judges and self.rates.teacher.last_seen.max() < 0:
+            everything = np.arange(len(self.world.train))
+            self.rates.take_teacher(self.measure(everything, self.arm.judges, by="teacher"), step)
         self.rates.before_step(step, self.measure)
         self.rates.before_draw(step, self.batch, self.measure)
 
@@ -156,7 +170,8 @@ class Distillation:
         loss = (weights[trains] * (value * counted).sum(1) / counted.sum(1)).sum() / len(which)
         self.optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
+        self.clipped += int(torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0) > 1)
+        self.updates += 1
         self.optimizer.step()
 
     # ------------------------------------------------------------------ who answers
@@ -171,7 +186,7 @@ class Distillation:
             self.spent.teacher += _tokens(responses)
         else:
             responses = sample(self.student, problems.prompts, self.generator)
-            self.spent.estimate += _tokens(responses)
+            self.spent.estimate += 0 if self.arm.for_free else _tokens(responses)
         correct = right(self.world.family, responses, problems.solutions).view(-1, samples)
         full = np.full(len(which), samples)
         return Counts(which, correct.sum(1).numpy(), full, full)

@@ -21,10 +21,12 @@ from scripts.experiments.evidence.problems import (
     right,
     with_holes,
 )
-from scripts.experiments.evidence.regimes import ALL, HOPELESS, MASTERED, SEEN, Regime
+from scripts.experiments.evidence.regimes import ALL, FRONTIER, HOPELESS, MASTERED, SEEN, Regime
 
 TRAINING, HELD_OUT, CANDIDATES, SAMPLES = 20_000, 2048, 4096, 16
 STUDENT, TEACHER = 64, 96  # width
+STOPS = {"reverse": 0.7, "sums": 0.6}
+"""Loss at which the student stops learning: with it, pass rates of what it has seen spread over 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def prepare(family: str, second_skill: bool, seed: int, cache: Path) -> Models:
         pretrain(models.student, other, 1500, generator, until=0.02)
         # The first skill is learned beside the second one, so that it is not forgotten before the run.
         seen = join([seen, other])
-    pretrain(models.student, seen, 1500, generator, until=0.25 if second_skill else 0.4)
+    pretrain(models.student, seen, 1500, generator, until=STOPS[family])
     cache.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_suffix(f".{os.getpid()}")  # two runs may make the same ones at a time
     torch.save({name: model.state_dict() for name, model in vars(models).items()}, unfinished)
@@ -123,8 +125,8 @@ def classes(rate: Tensor, lengths: Tensor) -> Tensor:
     """int64 (N,): 0 hopeless, 1 frontier, 2 mastered; −1: fits none, as a hopeless one of a length that was seen."""
     unseen = ~torch.isin(lengths, torch.tensor(SEEN))
     kind = torch.full_like(lengths, -1)
-    kind[(rate > HOPELESS) & (rate < MASTERED)] = 1
-    kind[(rate >= MASTERED)] = 2
+    kind[(rate >= FRONTIER[0]) & (rate <= FRONTIER[1])] = 1
+    kind[rate >= MASTERED] = 2
     kind[(rate <= HOPELESS) & unseen] = 0
     return kind
 
@@ -136,9 +138,7 @@ def measured(family: str, student: Model, problems: Problems, samples: int, gene
     return found.view(-1, samples).float().mean(1)
 
 
-def _by_class(
-    regime: Regime, family: str, student: Model, generator: torch.Generator
-) -> tuple[Problems, Tensor]:
+def _by_class(regime: Regime, family: str, student: Model, generator: torch.Generator) -> tuple[Problems, Tensor]:
     shares = {0: regime.hopeless, 1: regime.frontier, 2: regime.mastered}
     wanted = {kind: round(share * regime.prompts) for kind, share in shares.items()}
     wanted[1] += regime.prompts - sum(wanted.values())
@@ -179,4 +179,3 @@ def _holed(train: Problems, share: float, generator: torch.Generator) -> Problem
 def fresh(model: Model) -> Model:
     """A copy to be trained."""
     return copy.deepcopy(model)
-

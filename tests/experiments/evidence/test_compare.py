@@ -22,7 +22,11 @@ from scripts.experiments.evidence.compare import (
 def run(arm: str = "a", seed: int = 0, accuracy=(0.0, 0.5, 1.0), estimate: float = 0.0, **columns):
     steps = [0, 1, math.e**2]
     sums = {"student": [0, 10, 20], "teacher": [0, 5, 10], "trained": [0, 1, 2], "rows": [0, 1, 2]}
-    return {"arm": arm, "seed": seed, "step": steps, "accuracy": list(accuracy), "estimate": [estimate] * 3} | sums | columns
+    return (
+        {"arm": arm, "seed": seed, "step": steps, "accuracy": list(accuracy), "estimate": [estimate] * 3}
+        | sums
+        | columns
+    )
 
 
 def test_the_area_of_a_line_in_the_logarithm_is_the_mean_of_its_ends() -> None:
@@ -66,14 +70,20 @@ def test_too_few_seeds_have_a_mean_and_no_interval() -> None:
 
 
 def test_holm_by_hand() -> None:
-    made = {name: Contrast(20, 0.0, (0.0, 0.0), p) for name, p in zip("abcd", (0.01, 0.04, 0.03, float("nan")), strict=True)}
+    made = {
+        name: Contrast(20, 0.0, (0.0, 0.0), p) for name, p in zip("abcd", (0.01, 0.04, 0.03, float("nan")), strict=True)
+    }
     corrected = holm(made)
     assert [corrected[name] for name in "abc"] == pytest.approx([0.03, 0.06, 0.06])
     assert math.isnan(corrected["d"])
 
 
 def test_every_arm_is_set_beside_the_other() -> None:
-    rows = [run(arm, seed, (0.0, 0.5 + seed / 100, 1.0 - (arm == "u") * 0.1 * seed)) for arm in ("u", "x") for seed in range(4)]
+    rows = [
+        run(arm, seed, (0.0, 0.5 + seed / 100, 1.0 - (arm == "u") * 0.1 * seed))
+        for arm in ("u", "x")
+        for seed in range(4)
+    ]
     found = contrasts(rows, "u", "step")
     assert list(found) == ["x"]
     assert found["x"].seeds == 4

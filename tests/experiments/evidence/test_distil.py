@@ -14,7 +14,7 @@ from paced_verl.pacing.kernel import Kernel
 from scripts.experiments.evidence import world as worlds
 from scripts.experiments.evidence.__main__ import one, todo
 from scripts.experiments.evidence.arms import ARMS, UNIFORM, Arm
-from scripts.experiments.evidence.cells import EXPERIMENTS, SEEDS, programme, smoke
+from scripts.experiments.evidence.cells import EXPERIMENTS, SEEDS, by_world, programme, smoke
 from scripts.experiments.evidence.distil import STAGES, Distillation
 from scripts.experiments.evidence.model import Model, sample
 from scripts.experiments.evidence.problems import mask, right
@@ -40,7 +40,9 @@ def test_models_are_read_as_they_were_made(models: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(first.student.parameters(), second.student.parameters(), strict=True))
 
 
-@pytest.mark.parametrize(("regime", "right_share"), [("R2 hopeless, wrong teacher", 0.5), ("R3 hopeless, right teacher", 1)])
+@pytest.mark.parametrize(
+    ("regime", "right_share"), [("R2 hopeless, wrong teacher", 0.5), ("R3 hopeless, right teacher", 1)]
+)
 def test_a_regime_is_what_it_says(regime: str, right_share: float, models: Path) -> None:
     """Measured anew: shares of the classes, and where the teacher is right in responses and in probabilities."""
     world = worlds.build(REGIMES[regime], "reverse", 0, models)
@@ -72,7 +74,9 @@ def test_an_arm_weighs_as_the_products_kernel_does(models: Path) -> None:
 
 def test_a_placebo_has_the_weights_of_other_prompts(models: Path) -> None:
     world = worlds.build(SMALL, "reverse", 0, models)
-    true, shuffled = (Distillation(world, Arm(ARMS["weights"].block, shuffled=flag), "forward", 4, 0) for flag in (False, True))
+    true, shuffled = (
+        Distillation(world, Arm(ARMS["weights"].block, shuffled=flag), "forward", 4, 0) for flag in (False, True)
+    )
     for run in (true, shuffled):
         run._bring_up_to_date(1)
     rates = true.rates.table.rates(), shuffled.rates.table.rates()
@@ -141,6 +145,14 @@ def test_samples_with_a_cache_are_those_without() -> None:
     assert torch.equal(tokens[:, 9:], greedy)
 
 
+def test_arms_are_measured_at_the_same_points_and_some_go_on() -> None:
+    cells = {cell.arm: cell for cell in programme(["E1"]) if cell.seed == SEEDS[0] and cell.regime.startswith("R0")}
+    assert cells["uniform"].length == 4 * cells["sampler"].length
+    shared = [point for point in cells["uniform"].points() if point <= cells["sampler"].length]
+    assert shared == cells["sampler"].points()
+    assert all(len({cell.where for cell in group}) == 1 for group in by_world(list(cells.values())))
+
+
 def test_cells_have_files_of_their_own_and_fresh_seeds() -> None:
     cells = programme()
     assert len({cell.key for cell in cells}) == len(cells)
@@ -152,8 +164,8 @@ def test_cells_have_files_of_their_own_and_fresh_seeds() -> None:
 
 
 def test_what_has_a_row_is_not_run_again(models: Path, tmp_path: Path) -> None:
-    (tmp_path / "models").symlink_to(models)
     cells = [cell for cell in smoke() if cell.seed == 0 and cell.arm != "uniform"]
-    row = json.loads(Path(one(cells[0], tmp_path)).read_text())
+    world = worlds.build(cells[0].world(), "reverse", 0, models)
+    row = json.loads(one(cells[0], world, tmp_path).read_text())
     assert (row["arm"], row["seed"], row["step"][-1]) == (cells[0].arm, 0, cells[0].steps)
     assert todo(cells, tmp_path) == cells[1:]

@@ -44,7 +44,9 @@ def by_hand(family: str, symbols: list[int]) -> list[int]:
 def test_a_solution_is_what_plain_python_says(family: str) -> None:
     made = problems(family)
     assert set(made.lengths.tolist()) == set(range(3, 9))
-    for prompt, solution, length in zip(made.prompts.tolist(), made.solutions.tolist(), made.lengths.tolist(), strict=True):
+    for prompt, solution, length in zip(
+        made.prompts.tolist(), made.solutions.tolist(), made.lengths.tolist(), strict=True
+    ):
         answer = [*by_hand(family, prompt[:length]), END]
         assert solution == answer + [BLANK] * (RESPONSE - len(answer))
         assert prompt[length:] == [BLANK] * (PROMPT - 1 - length) + [COPY if family == "copy" else ASK]

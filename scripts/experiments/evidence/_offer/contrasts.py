@@ -1,0 +1,95 @@
+"""From rows to contrasts: two arms of a cell, paired by seed, on any axis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scripts.experiments.evidence.predictions import FAMILY, Prediction
+from scripts.experiments.evidence.stats import Difference, difference, holm
+
+from scripts.experiments.evidence import curves
+
+Run = Mapping[str, Any]
+
+
+def pick(
+    rows: Sequence[Run], regime: str, arm: str, stages: str = "forward", family: str = "reverse"
+) -> dict[int, Run]:
+    """The runs of an arm, by seed."""
+    wanted = {"regime": regime, "arm": arm, "stages": stages, "family": family}
+    return {row["seed"]: row for row in rows if all(row[name] == value for name, value in wanted.items())}
+
+
+def pairs(first: dict[int, Run], second: dict[int, Run]) -> list[tuple[Run, Run]]:
+    """The runs of the seeds that both have."""
+    return [(first[seed], second[seed]) for seed in sorted(first.keys() & second.keys())]
+
+
+def by_area(both: list[tuple[Run, Run]], axis: str) -> Difference:
+    """Of the mean accuracy over log cost, up to what both have spent."""
+    return difference(*np.array([curves.areas(one, other, axis) for one, other in both]).T)
+
+
+def by_final(both: list[tuple[Run, Run]], axis: str = "step") -> Difference:
+    """Of the accuracy at the cost where the cheaper of the two ends."""
+    found = []
+    for one, other in both:
+        a, b = curves.with_entry(one, axis), curves.with_entry(other, axis)
+        end = min(a[0][-1], b[0][-1])
+        found.append((curves.value_at(*a, end), curves.value_at(*b, end)))
+    return difference(*np.array(found).T)
+
+
+def by_second(both: list[tuple[Run, Run]]) -> Difference:
+    """Of the second skill where the new accuracy is what the worse of the two reaches at best."""
+    found = []
+    for one, other in both:
+        new = min(max(one["accuracy"]), max(other["accuracy"]))
+        found.append((curves.at_equal(one, new), curves.at_equal(other, new)))
+    return difference(*np.array(found).T)
+
+
+def by_tokens(both: list[tuple[Run, Run]], target: float) -> Difference:
+    """Of teacher tokens until an accuracy, as a share of the second run's that is saved; runs that never reach it count
+    as reaching it at their end (a restricted mean)."""
+    spent = []
+    for pair in both:
+        costs = [curves.curve(run, "teacher") for run in pair]
+        spent.append([min(curves.cost_of(x, y, target), x[-1]) for x, y in costs])
+    one, other = np.array(spent).T
+    return difference(1 - one / other, np.zeros(len(one)))
+
+
+def target(calibration: Sequence[Run], regime: str, family: str = "reverse") -> float:
+    """a*: halfway between uniform's mean accuracy at its start and at its end, of the calibration's seeds."""
+    found = pick(calibration, regime, "uniform", family=family).values()
+    return float(np.mean([(run["accuracy"][0] + run["accuracy"][-1]) / 2 for run in found]))
+
+
+def of(prediction: Prediction, rows: Sequence[Run], calibration: Sequence[Run]) -> Difference:
+    """What a prediction is about.
+
+    Raises:
+        ValueError: There is no pair of runs.
+    """
+    p = prediction
+    both = pairs(*(pick(rows, p.regime, arm, p.stages) for arm in (p.arm, p.against)))
+    if not both:
+        raise ValueError(f"{p.name}: no run of {p.arm} and {p.against} in {p.cell}, {p.regime}")
+    if p.measure == "tokens":
+        return by_tokens(both, target(calibration, p.regime))
+    if p.measure == "second":
+        return by_second(both)
+    return by_final(both, p.axis) if p.measure == "final" else by_area(both, p.axis)
+
+
+def registered(rows: Sequence[Run]) -> list[tuple[str, str, Difference, float]]:
+    """The registered family: regime, arm, difference to uniform, and p adjusted by Holm's method."""
+    found = [
+        (regime, arm, by_area(pairs(pick(rows, regime, arm), pick(rows, regime, "uniform")), "step"))
+        for regime, arm in FAMILY
+    ]
+    adjusted = holm([gap.p for _, _, gap in found])
+    return [(*one, float(p)) for one, p in zip(found, adjusted, strict=True)]

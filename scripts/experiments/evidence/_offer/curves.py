@@ -1,0 +1,95 @@
+"""What is read off a run's curve: accuracy at a cost, the area up to a cost, and the cost of an accuracy.
+
+A curve is accuracy at points of the run, against what was spent until then. Between points it is linear in the cost;
+what is paid before the first step (an estimate) is paid at the accuracy of the start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+PRICES = {"price 1:1:3": (1.0, 1.0, 3.0), "price 1:8:3": (1.0, 8.0, 3.0)}
+"""Of a token that the student writes, that the teacher reads or writes, and that is trained on."""
+AXES = ("step", "rows", "teacher", *PRICES)
+GRID = 65
+
+
+def cost(run: Mapping[str, Sequence[float]], axis: str) -> FloatArray:
+    """What a run had spent at each of its points, (points,): steps, trained rows, teacher tokens, or a price in units of a
+    token that the student writes, estimates included."""
+    if axis not in PRICES:
+        return np.asarray(run[axis], np.float64)
+    written, taught, trained = PRICES[axis]
+    total = [
+        written * (student + estimate) + taught * teacher + trained * token
+        for student, estimate, teacher, token in zip(
+            run["student"], run["estimate"], run["teacher"], run["trained"], strict=True
+        )
+    ]
+    return np.asarray(total, np.float64)
+
+
+def curve(run: Mapping[str, Sequence[float]], axis: str, of: str = "accuracy") -> tuple[FloatArray, FloatArray]:
+    """Costs, increasing, and values at them.
+
+    The cost at step 0 is 0, although an estimate may be made before it is noted. A point that costs nothing more than the
+    one before it takes its place.
+    """
+    x, y = cost(run, axis), np.asarray(run[of], np.float64)
+    last = np.append(np.diff(x) > 0, True)
+    return x[last], y[last]
+
+
+def with_entry(run: Mapping[str, Any], axis: str, of: str = "accuracy") -> tuple[FloatArray, FloatArray]:
+    """:func:`curve`, with a point where the estimates before the first step are paid and nothing is learnt yet."""
+    x, y = curve(run, axis, of)
+    entry = PRICES[axis][0] * float(run["entry"]) if axis in PRICES else 0.0
+    if not 0 < entry < x[min(1, len(x) - 1)]:
+        return x, y
+    return np.insert(x, 1, entry), np.insert(y, 1, y[0])
+
+
+def value_at(x: FloatArray, y: FloatArray, at: float) -> float:
+    """The value at a cost; NaN beyond what was spent."""
+    return float(np.interp(at, x, y)) if at <= x[-1] * (1 + 1e-9) else float("nan")
+
+
+def area(x: FloatArray, y: FloatArray, low: float, high: float) -> float:
+    """Mean value over log cost between two costs."""
+    if not 0 < low < high <= x[-1] * (1 + 1e-9):
+        return float("nan")
+    grid = np.linspace(np.log(low), np.log(high), GRID)
+    return float(np.trapezoid(np.interp(np.exp(grid), x, y), grid) / (grid[-1] - grid[0]))
+
+
+def areas(first: Mapping[str, Any], second: Mapping[str, Any], axis: str) -> tuple[float, float]:
+    """Both runs' mean accuracy over the log costs that both have reached, from the first point of the second one on.
+
+    ``second`` is the baseline: what it costs up to its first point is the smallest cost, whatever the other has paid.
+    """
+    one, other = with_entry(first, axis), with_entry(second, axis)
+    low, high = other[0][other[0] > 0][0], min(one[0][-1], other[0][-1])
+    return area(*one, low, high), area(*other, low, high)
+
+
+def cost_of(x: FloatArray, y: FloatArray, target: float) -> float:
+    """The first cost at which a value is reached; infinite where it is not."""
+    reached = np.flatnonzero(y >= target)
+    if not len(reached):
+        return float("inf")
+    i = int(reached[0])
+    if i == 0:
+        return float(x[0])
+    share = (target - y[i - 1]) / (y[i] - y[i - 1])
+    return float(x[i - 1] + share * (x[i] - x[i - 1]))
+
+
+def at_equal(run: Mapping[str, Any], new: float, of: str = "second") -> float:
+    """Another value of the run where its accuracy first reaches ``new``: the second skill at equal new accuracy."""
+    step = cost_of(*curve(run, "step"), new)
+    return value_at(*curve(run, "step", of), step) if np.isfinite(step) else float("nan")

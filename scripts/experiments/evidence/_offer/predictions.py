@@ -1,0 +1,104 @@
+"""What was expected before any run with seeds of 100 and more, and what came out.
+
+Written down after pilots of 3 or 4 seeds, which are other ones; the words and intervals are not changed afterwards.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from scripts.experiments.evidence.stats import Difference
+
+Interval = tuple[float, float]
+ANY = math.inf
+R0, R1, R2, R3, R4, R5 = (
+    "R0 balanced",
+    "R1 mastered",
+    "R2 hopeless, wrong teacher",
+    "R3 hopeless, right teacher",
+    "R4 wrong labels",
+    "R5 holes",
+)
+R7_WRONG, R7_RIGHT = "R7 second skill, wrong teacher", "R7 second skill, right teacher"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A contrast of two arms in a regime.
+
+    Attributes:
+        name: Short, once.
+        cell, regime, arm, against, stages: What is compared.
+        measure: ``area`` over the log of ``axis``; ``final`` accuracy at the end of the shorter run; ``tokens``: saved
+            teacher tokens until the calibration's midpoint, as a share; ``second``: the second skill at equal new accuracy.
+        expected: Interval of the mean of the differences.
+        axis: At equal what.
+        if_wrong: What would follow.
+    """
+
+    name: str
+    cell: str
+    regime: str
+    arm: str
+    against: str
+    expected: Interval
+    measure: str = "area"
+    axis: str = "step"
+    stages: str = "forward"
+    if_wrong: str = ""
+
+
+def _uniform(name: str, regime: str, arm: str, expected: Interval, **other: str) -> Prediction:
+    return Prediction(name, other.pop("cell", "E1"), regime, arm, "uniform", expected, **other)
+
+
+PREDICTIONS = (
+    _uniform("R0 weights", R0, "weights", (-0.02, 0.0)),
+    _uniform("R0 sampler", R0, "sampler", (-0.01, 0.005)),
+    _uniform("R0 placebo", R0, "placebo", (-0.03, -0.01), if_wrong="noise in weights costs nothing at this batch"),
+    _uniform("R1 accuracy", R1, "sampler", (-0.01, 0.01), if_wrong="mastered prompts carry signal"),
+    _uniform("R1 tokens", R1, "sampler", (0.4, 0.65), measure="tokens", if_wrong="mastered prompts carry signal"),
+    _uniform("R2 sampler", R2, "sampler", (0.05, 0.12), if_wrong="coherence, not reliability, is the mechanism"),
+    _uniform("R2 posterior", R2, "posterior sampler", (0.02, 0.07)),
+    Prediction("R2 teacher correct", "E1", R2, "teacher correct", "sampler", (0.0, ANY)),
+    _uniform("R2 reverse", R2, "teacher gate, sampler", (0.03, ANY), cell="E5", stages="reverse"),
+    _uniform("R3 sampler", R3, "sampler", (0.08, 0.12), if_wrong="what is out of reach is learnt at once"),
+    _uniform(
+        "R3 long run", R3, "sampler", (0.0, 0.08), cell="E3", measure="final", if_wrong="w = 0 at p = 0 does harm"
+    ),
+    _uniform("R4 sampler", R4, "sampler", (-0.06, -0.02)),
+    _uniform("R4 teacher correct", R4, "teacher correct", (-ANY, 0.0)),
+    _uniform("R5 sampler", R5, "sampler", (0.08, 0.15)),
+    Prediction("R5 teacher correct", "E1", R5, "teacher correct", "sampler", (0.0, ANY)),
+    _uniform("R6 equal price", "R6 below an epoch", "sampler", (-ANY, 0.0), cell="E3", axis="price 1:1:3"),
+    _uniform("R7 right", R7_RIGHT, "sampler", (-0.02, 0.02), measure="second"),
+    _uniform("R7 wrong", R7_WRONG, "sampler", (0.05, ANY), measure="second"),
+    Prediction("root in R0", "E1", R0, "root", "weights", (0.0, ANY)),
+    Prediction("root in R2", "E1", R2, "root", "weights", (-ANY, 0.0)),
+    Prediction("root in R3", "E1", R3, "root", "weights", (-ANY, 0.0)),
+    Prediction(
+        "oracle in R2", "E1", R2, "oracle", "posterior sampler", (-0.01, 0.01), if_wrong="estimates are the bottleneck"
+    ),
+    Prediction(
+        "oracle in R3", "E1", R3, "oracle", "posterior sampler", (-0.01, 0.01), if_wrong="estimates are the bottleneck"
+    ),
+)
+FAMILY = tuple(
+    (regime, arm)
+    for regime in (R0, R1, R2, R3, R4, R5, R7_WRONG, R7_RIGHT)
+    for arm in ("sampler", "posterior sampler", "teacher correct")
+)
+"""Contrasts to uniform in E1, area at equal steps, whose p-values are adjusted together; others are described."""
+
+
+def outcome(expected: Interval, found: Difference) -> str:
+    """By the 95 % interval of the mean: ``as expected`` inside the expected one, ``wrong`` outside, ``unclear`` across."""
+    low, high = found.t_interval
+    if math.isnan(low):
+        return "unclear"
+    if expected[0] <= low and high <= expected[1]:
+        return "as expected"
+    if high < expected[0] or low > expected[1]:
+        return "wrong"
+    return "unclear, mean as expected" if expected[0] <= found.mean <= expected[1] else "unclear"
