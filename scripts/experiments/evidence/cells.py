@@ -16,7 +16,7 @@ CALIBRATION, SEEDS = range(5), range(100, 120)
 """Regimes are looked at on the first ones; what is reported is of the others, which nothing was chosen on."""
 SHORT = ("uniform", "weights", "sampler", "posterior sampler", "teacher correct")
 SWEPT = ("uniform", "sampler", "posterior sampler", "teacher correct")
-MAP = tuple(name for name in REGIMES if not name.startswith("R7"))
+MAP = tuple(REGIMES)
 BELOW = "R6 below an epoch"
 POINTS = (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
 

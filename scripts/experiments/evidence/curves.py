@@ -1,7 +1,7 @@
 """What is read off a run's curve: accuracy at a cost, the area up to a cost, and the cost of an accuracy.
 
-A curve is accuracy at points of the run, against what was spent until then. Between points it is linear in the cost;
-what is paid before the first step (an estimate) is paid at the accuracy of the start.
+A curve is accuracy at points of the run, against what was spent until then. Between points it is linear in the cost.
+Its first point is the start with what was paid before the first step (an estimate): up to there nothing is learnt.
 """
 
 from __future__ import annotations
@@ -37,21 +37,11 @@ def cost(run: Mapping[str, Sequence[float]], axis: str) -> FloatArray:
 def curve(run: Mapping[str, Sequence[float]], axis: str, of: str = "accuracy") -> tuple[FloatArray, FloatArray]:
     """Costs, increasing, and values at them.
 
-    The cost at step 0 is 0, although an estimate may be made before it is noted. A point that costs nothing more than the
-    one before it takes its place.
+    A point that costs nothing more than the one before it takes its place.
     """
     x, y = cost(run, axis), np.asarray(run[of], np.float64)
     last = np.append(np.diff(x) > 0, True)
     return x[last], y[last]
-
-
-def with_entry(run: Mapping[str, Any], axis: str, of: str = "accuracy") -> tuple[FloatArray, FloatArray]:
-    """:func:`curve`, with a point where the estimates before the first step are paid and nothing is learnt yet."""
-    x, y = curve(run, axis, of)
-    entry = PRICES[axis][0] * float(run["entry"]) if axis in PRICES else 0.0
-    if not 0 < entry < x[min(1, len(x) - 1)]:
-        return x, y
-    return np.insert(x, 1, entry), np.insert(y, 1, y[0])
 
 
 def value_at(x: FloatArray, y: FloatArray, at: float) -> float:
@@ -72,7 +62,7 @@ def areas(first: Mapping[str, Any], second: Mapping[str, Any], axis: str) -> tup
 
     ``second`` is the baseline: what it costs up to its first point is the smallest cost, whatever the other has paid.
     """
-    one, other = with_entry(first, axis), with_entry(second, axis)
+    one, other = curve(first, axis), curve(second, axis)
     low, high = other[0][other[0] > 0][0], min(one[0][-1], other[0][-1])
     return area(*one, low, high), area(*other, low, high)
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scripts.experiments.evidence.predictions import FAMILY, Prediction
-from scripts.experiments.evidence.stats import Difference, difference, holm
 
 from scripts.experiments.evidence import curves
+from scripts.experiments.evidence.predictions import FAMILY, Prediction
+from scripts.experiments.evidence.stats import Difference, difference, holm
 
 Run = Mapping[str, Any]
 
@@ -36,7 +36,7 @@ def by_final(both: list[tuple[Run, Run]], axis: str = "step") -> Difference:
     """Of the accuracy at the cost where the cheaper of the two ends."""
     found = []
     for one, other in both:
-        a, b = curves.with_entry(one, axis), curves.with_entry(other, axis)
+        a, b = curves.curve(one, axis), curves.curve(other, axis)
         end = min(a[0][-1], b[0][-1])
         found.append((curves.value_at(*a, end), curves.value_at(*b, end)))
     return difference(*np.array(found).T)

@@ -1,0 +1,114 @@
+"""Curves, differences and predictions against closed forms and other libraries."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from scripts.experiments.evidence import contrasts, curves, predictions, stats
+from scripts.experiments.evidence.arms import ARMS
+from scripts.experiments.evidence.cells import programme
+from scripts.experiments.evidence.distil import STAGES
+
+
+def run(accuracy: list[float], **columns: Any) -> dict[str, Any]:
+    """A run whose step costs 10 rows, 100 teacher tokens and 50 that train: 250 at the price 1:1:3."""
+    n = range(len(accuracy))
+    row: dict[str, Any] = {"accuracy": accuracy, "step": list(n), "rows": [10 * i for i in n]}
+    row |= {"teacher": [100 * i for i in n], "trained": [50 * i for i in n], "student": [0 for _ in n]}
+    return row | {"estimate": [0 for _ in n], "second": [1.0 for _ in n]} | columns
+
+
+def test_the_price_of_a_run_counts_its_estimates_before_anything_is_learnt() -> None:
+    assert curves.cost(run([0, 1, 2]), "price 1:1:3").tolist() == [0, 250, 500]
+    assert curves.cost(run([0, 1, 2]), "price 1:8:3").tolist() == [0, 950, 1900]
+    paid = curves.curve(run([0.2, 0.6, 0.8], estimate=[500] * 3), "price 1:1:3")
+    assert curves.value_at(*paid, 400) == curves.value_at(*paid, 500) == pytest.approx(0.2)
+    assert curves.value_at(*paid, 625) == pytest.approx(0.4)
+    assert math.isnan(curves.value_at(*paid, 1001))
+
+
+def test_the_same_curve_is_worth_less_where_estimates_were_paid_for_it() -> None:
+    free, paid = run([0.0, 0.5, 1.0]), run([0.0, 0.5, 1.0], estimate=[250] * 3)
+    one, other = curves.areas(paid, free, "step")
+    assert one == other
+    one, other = curves.areas(paid, free, "price 1:1:3")
+    # From a price of 250 to one of 500: free rises from .5 to 1, paid from 0 to .5, all along a line.
+    assert other - one == pytest.approx(0.5, abs=1e-3)
+
+
+def test_where_a_curve_reaches_a_value() -> None:
+    x, y = np.array([0.0, 100, 300]), np.array([0.2, 0.4, 0.8])
+    assert [curves.cost_of(x, y, value) for value in (0.6, 0.1, 0.9)] == [pytest.approx(200), 0, math.inf]
+
+
+def test_the_area_under_a_logarithm() -> None:
+    x = np.geomspace(1, 16, 4001)
+    assert curves.area(x, np.log2(x), 1, 16) == pytest.approx(2, abs=1e-3), "its mean over log x is that of 0 to 4"
+    assert math.isnan(curves.area(x, np.log2(x), 1, 17))
+
+
+def test_the_second_skill_at_equal_new_accuracy() -> None:
+    assert curves.at_equal(run([0, 0.5, 1.0], second=[1.0, 0.8, 0.4]), 0.75) == pytest.approx(0.6)
+
+
+def test_a_difference_is_the_paired_t_test() -> None:
+    a, b = np.random.default_rng(0).normal(size=(2, 20))
+    found = stats.difference(a, b)
+    other = scipy_stats.ttest_rel(a, b)
+    assert found.p == pytest.approx(other.pvalue)
+    assert found.t_interval == pytest.approx(tuple(other.confidence_interval(0.95)))
+    assert found.bca_interval[0] < found.mean < found.bca_interval[1]
+    assert stats.difference([1, 2], [1, 2]).p == 1
+    assert stats.difference([1, float("nan"), 3], [0, 0, 0]).pairs == 2
+    with pytest.raises(ValueError, match="no pair"):
+        stats.difference([float("nan")], [0.0])
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
+    rng, hits = np.random.default_rng(1), 0
+    for _ in range(40):
+        low, high = stats.difference(rng.exponential(size=20), np.ones(20)).bca_interval
+        hits += low <= 0 <= high
+    assert hits >= 32, "binomial(40, .9) is below that in one of a hundred"
+
+
+def test_holm_by_hand_and_what_is_not_worse() -> None:
+    assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    gap = stats.Difference(20, 0.0, 0.01, (-0.009, 0.009), (-0.009, 0.009), 1.0)
+    assert stats.non_inferior(gap)
+    assert not stats.non_inferior(gap, margin=0.005)
+
+
+def test_outcomes_are_by_the_interval() -> None:
+    gap = stats.Difference(20, 0.08, 0.01, (0.06, 0.1), (0.06, 0.1), 0.0)
+    expected = {(0.05, 0.12): "as expected", (0.07, 0.12): "unclear, mean as expected", (-0.02, 0.0): "wrong"}
+    assert {interval: predictions.outcome(interval, gap) for interval in expected} == expected
+
+
+def test_what_was_predicted_is_run() -> None:
+    ran = {(cell.experiment, cell.regime, cell.arm, cell.stages) for cell in programme()}
+    assert len({p.name for p in predictions.PREDICTIONS}) == len(predictions.PREDICTIONS)
+    for p in predictions.PREDICTIONS:
+        assert p.arm in ARMS and p.against in ARMS and p.stages in STAGES
+        assert p.expected[0] < p.expected[1]
+        assert {(p.cell, p.regime, arm, p.stages) for arm in (p.arm, p.against)} <= ran, p.name
+    assert {("E1", regime, arm, "forward") for regime, arm in predictions.FAMILY} <= ran
+    assert len(predictions.FAMILY) == 24
+
+
+def test_contrasts_are_by_seed() -> None:
+    made = [
+        run([0.0, 0.5 + 0.1 * (arm == "sampler") + seed / 100, 0.9], arm=arm, seed=seed)
+        | {"regime": "R", "stages": "forward", "family": "reverse"}
+        for arm, seeds in (("sampler", (3, 1, 2)), ("uniform", (1, 2, 4)))
+        for seed in seeds
+    ]
+    both = contrasts.pairs(contrasts.pick(made, "R", "sampler"), contrasts.pick(made, "R", "uniform"))
+    assert [(one["seed"], other["seed"]) for one, other in both] == [(1, 1), (2, 2)]
+    assert contrasts.by_area(both, "step").mean > 0
+    assert contrasts.by_final(both).mean == 0
