@@ -20,8 +20,10 @@ GRID = 65
 
 
 def cost(run: Mapping[str, Sequence[float]], axis: str) -> FloatArray:
-    """What a run had spent at each of its points, (points,): steps, trained rows, teacher tokens, or a price in units of a
-    token that the student writes, estimates included."""
+    """What a run had spent at each of its points, (points,).
+
+    Steps, trained rows, teacher tokens, or a price in units of a token that the student writes, estimates included.
+    """
     if axis not in PRICES:
         return np.asarray(run[axis], np.float64)
     written, taught, trained = PRICES[axis]

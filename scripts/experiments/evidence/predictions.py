@@ -31,7 +31,8 @@ class Prediction:
         name: Short, once.
         cell, regime, arm, against, stages: What is compared.
         measure: ``area`` over the log of ``axis``; ``final`` accuracy at the end of the shorter run; ``tokens``: saved
-            teacher tokens until the calibration's midpoint, as a share; ``second``: the second skill at equal new accuracy.
+            teacher tokens until the calibration's midpoint, as a share; ``second``: the second skill at equal new
+            accuracy.
         expected: Interval of the mean of the differences.
         axis: At equal what.
         if_wrong: What would follow.
@@ -93,7 +94,7 @@ FAMILY = tuple(
 
 
 def outcome(expected: Interval, found: Difference) -> str:
-    """By the 95 % interval of the mean: ``as expected`` inside the expected one, ``wrong`` outside, ``unclear`` across."""
+    """By the 95 % interval: ``as expected`` inside the expected one, ``wrong`` outside, ``unclear`` across."""
     low, high = found.t_interval
     if math.isnan(low):
         return "unclear"

@@ -48,8 +48,8 @@ class World:
     models: Before the run.
     train: The prompts, with the solutions that the verifier knows.
     wrong_teacher: bool (N,): prompts whose teacher is the wrong one.
-    kind: int64 (N,): 0 hopeless, 1 frontier, 2 mastered, by measured pass rates of the prompts as they were before labels
-        were changed and holes made.
+    kind: int64 (N,): 0 hopeless, 1 frontier, 2 mastered, by pass rates that were measured before labels were changed and
+        holes made.
     held_out: Problems to judge by.
     second: Held-out problems of the second skill.
     """
@@ -93,7 +93,7 @@ def prepare(family: str, second_skill: bool, seed: int, cache: Path) -> Models:
 
 
 def misled(problems: Problems) -> Problems:
-    """The same problems, those of lengths that the student has not seen with every symbol of the solution one too high."""
+    """The same problems; where the student has not seen the length, every symbol of the solution is one too high."""
     solutions = problems.solutions
     shifted = ((solutions + 1) % SYMBOLS).where(solutions < SYMBOLS, solutions)
     unseen = ~torch.isin(problems.lengths, torch.tensor(SEEN))
