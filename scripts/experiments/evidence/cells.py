@@ -46,7 +46,7 @@ class Cell:
 
     @property
     def length(self) -> int:
-        """Steps that are trained. Arms without estimates go on: their curve says what the price of one would have bought.
+        """Steps that are trained. Arms without estimates go on: their curve says what its price would have bought.
 
         Not in two stages, where a longer run is another one.
         """

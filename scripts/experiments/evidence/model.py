@@ -84,7 +84,7 @@ def _sample(model: Model, prompts: Tensor, generator: torch.Generator | None) ->
 def pretrain(
     model: Model, problems: Problems, steps: int, generator: torch.Generator, until: float = 0.0, rate: float = 3e-3
 ) -> int:
-    """Learn the solutions for so many steps, or until the loss, smoothed over ten, is below ``until``; returns how many."""
+    """Learn the solutions, so many steps or until the loss, smoothed over ten, is below ``until``; returns how many."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
     smooth = 3.0
     for step in range(steps):

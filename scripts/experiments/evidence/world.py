@@ -48,8 +48,8 @@ class World:
     models: Before the run.
     train: The prompts, with the solutions that the verifier knows.
     wrong_teacher: bool (N,): prompts whose teacher is the wrong one.
-    kind: int64 (N,): 0 hopeless, 1 frontier, 2 mastered, by pass rates that were measured before labels were changed and
-        holes made.
+    kind: int64 (N,): 0 hopeless, 1 frontier, 2 mastered, by pass rates that were measured before labels were changed
+        and holes made.
     held_out: Problems to judge by.
     second: Held-out problems of the second skill.
     """
