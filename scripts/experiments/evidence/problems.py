@@ -1,8 +1,8 @@
 """Problems of one width that tiny transformers learn in seconds, and that can be judged exactly.
 
 ``reverse``: a word is answered by its letters backwards, and by nothing else. ``copy``, the second skill: by the word
-as it is. ``sums``: digits are answered by their running totals, modulo ten; only the last one is judged, so that there are
-several ways to it, and a wrong total in between is carried on.
+as it is. ``sums``: digits are answered by their running totals, modulo ten; only the last one is judged, so that there
+are several ways to it, and a wrong total in between is carried on.
 """
 
 from __future__ import annotations
