@@ -47,6 +47,6 @@ def _result(table: list[Row]) -> str:
     half = 1.96 * (2 * 0.25 / PROBLEMS) ** 0.5
     text = (
         f"`draw` spent {share:.0%} of the rollouts that `start` spent on pass rates. Its held-out accuracy after the "
-        f"last step is that of `start` {differs}, seed by seed; over problems that is known to ± {half:.3f}."
+        f"last step is that of `start` {differs} (a number a seed); over problems that is known to ± {half:.3f}."
     )
     return wrapped(text)
