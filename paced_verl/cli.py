@@ -165,12 +165,18 @@ def report(
     """Make a page of a run: did it work, where did the budget go, what was learned, is it healthy."""
     from paced_verl.report.run import default_page, read_all
 
+    if as_json and show:
+        raise typer.BadParameter("--open shows a page, and --json makes none")
     loaded = _or_exit(lambda: read_all(runs))
     if as_json:
         from paced_verl.report.summary import in_json, summarise_all
 
         numbers = in_json(summarise_all(loaded))
-        print(numbers) if out is None else out.write_text(numbers)
+        if out is None:
+            print(numbers)
+        else:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(numbers)
         return
     page = _or_exit(lambda: _write_page(loaded, out or default_page(runs[0])))
     _say(f"{page} ({page.stat().st_size / 1e6:.1f} MB)")

@@ -193,13 +193,12 @@ def show_table(runs: list[Run]) -> None:
         table.add_column(column, justify="left" if column == "run" else "right")
     for run in runs:
         cells = [found[run.name][when].accuracy for when in moments]
-        spent = ALL.cumulative(run)
-        share = by_kind(run)
-        estimates = sum(count for kind, count in share.items() if "/estimate/" in kind) / sum(share.values())
+        spent = max(ALL.cumulative(run).values())
+        estimates = sum(count for kind, count in by_kind(run).items() if "/estimate/" in kind) / spent
         table.add_row(
             run.name,
             *(f"{cell.mean:.3f} ± {cell.interval[1] - cell.mean:.3f}" for cell in cells),
-            f"{max(spent.values()):,.0f}",
+            f"{spent:,.0f}",
             f"{estimates:.0%}",
         )
     console.print(table)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# One command on a fresh CPU machine: a real PACED run inside verl's trainer, in under 20 minutes on 2 cores.
-#   scripts/quickstart.sh [--recipe two_stage|self_distillation] [--steps N] [--seed N] [--compare] [--fresh] [--keep-going]
+# One command on a fresh CPU machine: a real PACED run inside verl's trainer, and a uniform one, in 15 minutes on 2 cores.
+#   scripts/quickstart.sh [--recipe two_stage|self_distillation] [--steps N] [--seed N] [--no-compare] [--fresh] [--keep-going]
 # See scripts/quickstart.py for what it does; --help for the options.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)

@@ -67,7 +67,7 @@ class EngineWatch:
     ):
         self.actors, self.servers, self.prompt = dict(actors), dict(servers or {}), frozenset(prompt)
         self.cause: str | None = None
-        self._done = threading.Event()
+        self._done, self._leaving = threading.Event(), threading.Lock()
         self._silence = Silence(MISSES)
         self._thread = threading.Thread(target=self._watch, name="paced-engine-watch", daemon=True)
 
@@ -78,7 +78,8 @@ class EngineWatch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._done.set()
+        with self._leaving:  # whoever is interrupted is still in the block
+            self._done.set()
 
     def find_dead(self) -> str | None:
         """What died and why: already seen, or found by asking everybody now."""
@@ -106,11 +107,12 @@ class EngineWatch:
                 self._done.wait(POLL_SECONDS)
 
     def _interrupt(self, cause: str) -> None:
-        if self._done.is_set():
-            return
-        self.cause = cause
-        print(f"[paced] {cause}\n[paced] ending the run.", file=sys.stderr, flush=True)
-        _thread.interrupt_main()
+        with self._leaving:
+            if self._done.is_set():
+                return
+            self.cause = cause
+            print(f"[paced] {cause}\n[paced] ending the run.", file=sys.stderr, flush=True)
+            _thread.interrupt_main()
         if not self._done.wait(GRACE_SECONDS):
             print("[paced] the main thread does not answer: leaving without it.", file=sys.stderr, flush=True)
             os._exit(1)

@@ -36,7 +36,7 @@ def test_a_gate_leaves_out_the_words_that_the_teacher_never_learned(models: Path
 
     kept = workplace.checkpoints / f"global_step_{STEPS}" / "paced"
     student, teacher = (PassRateTable.load(kept / f"{who}pass_rates.parquet") for who in ("", "teacher_"))
-    assert set(teacher.samples.tolist()) == {0, SAMPLES}, "once a prompt"
+    assert set(teacher.samples.tolist()) <= {0, SAMPLES}, "once a prompt"
     np.testing.assert_array_equal(teacher.samples > 0, student.samples > 0)
 
     words = [

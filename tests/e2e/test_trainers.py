@@ -64,6 +64,7 @@ def test_rollouts_on_gpus_of_their_own(workplace: Workplace) -> None:
         "actor_rollout_ref.actor.ppo_mini_batch_size=4",
         "paced.targets.column=extra_info.solution",
         "paced.pass_rate.refresh=draw",
+        "paced.weight.teacher=min",
         "paced.sampler.skip_zero_weight=False",
     ]
     launched = workplace.launch(*overrides, machine="cpu_separate", steps=4)
@@ -71,6 +72,7 @@ def test_rollouts_on_gpus_of_their_own(workplace: Workplace) -> None:
     finite(workplace)
     run = workplace.run()
     assert set(run.series("paced/stage").values()) == {1, 2}
+    assert set(run.series("paced/teacher/pass_rate").values()) == {1}, "the data's own responses are right"
     measured = run.pass_rates[max(run.pass_rates)]
     trained = {prompt for step in range(1, 5) for prompt in workplace.prompts_trained(step)}
     assert trained <= set(np.flatnonzero(measured.last_seen >= 0).tolist())

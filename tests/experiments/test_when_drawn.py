@@ -29,6 +29,6 @@ def test_the_page_pairs_runs_by_seed_whatever_their_order() -> None:
     assert of(table, "draw", "after") == pytest.approx([0.35, 0.45])
     text = blocks(table)["result"]
     assert "25%" in text
-    assert "+0.050 (95 %: +0.050 to +0.050)" in " ".join(text.split())
+    assert "`start` +0.050, +0.050 (a number a seed)" in " ".join(text.split())
     with pytest.raises(ValueError, match="markers"):
         put("a page without markers", blocks(table), "scripts.experiments.when_drawn")

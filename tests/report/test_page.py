@@ -232,9 +232,10 @@ def test_the_command_prints_numbers_as_strict_json(workshop: Workshop) -> None:
     (workshop.folder / "test.parquet").unlink()  # no intervals: NaN
     numbers = json.loads(invoke(folder, "--json"), parse_constant=lambda name: pytest.fail(name))
     assert numbers["runs"]["paced-run"]["accuracy"]["gain"]["standard_error"] is None
-    out = workshop.folder / "numbers.json"
+    out = workshop.folder / "new" / "numbers.json"
     assert invoke(folder, "--json", "--out", out) == ""
     assert json.loads(out.read_text()) == numbers
+    assert "--json makes none" in invoke(folder, "--json", "--open", code=2)
 
 
 def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:

@@ -9,21 +9,18 @@ minutes. ``--check`` needs neither torch nor scikit-learn.
 
 from __future__ import annotations
 
-import argparse
-import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scripts.experiments.page import put
+from scripts.experiments.page import PAGES, ROOT, command
 from scripts.experiments.predicted.page import blocks
 from scripts.experiments.predicted.regimes import SEEDS
 
 MODULE = "scripts.experiments.predicted"
-ROOT = Path(__file__).resolve().parents[3]
 SAMPLES = ROOT / "outputs" / "predicted_pass_rates.parquet"
-TABLE = ROOT / "docs" / "experiments" / "predicted_pass_rates.parquet"
+TABLE = PAGES / "predicted_pass_rates.parquet"
 PAGE = TABLE.with_suffix(".md")
 
 
@@ -40,20 +37,12 @@ def collect(path: Path) -> pa.Table:
     return pq.read_table(path)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="only compare the page with the committed table")
-    check = parser.parse_args().check
-    if not check:
-        from scripts.experiments.predicted.study import study
+def run() -> pa.Table:
+    """The study, on samples that are there or are taken now."""
+    from scripts.experiments.predicted.study import study
 
-        pq.write_table(study(collect(SAMPLES)), TABLE)
-    before = PAGE.read_text()
-    after = put(before, blocks(pq.read_table(TABLE).to_pylist()), MODULE)
-    if check:
-        sys.exit(0 if after == before else f"{PAGE.name} does not show what {TABLE.name} says: run the study again")
-    PAGE.write_text(after)
+    return study(collect(SAMPLES))
 
 
 if __name__ == "__main__":
-    main()
+    command(__doc__, MODULE, TABLE, blocks, run)

@@ -6,35 +6,21 @@ python -m scripts.experiments.when_drawn --check              # the page shows w
 
 from __future__ import annotations
 
-import argparse
-import sys
-
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from scripts.experiments.page import put
+from scripts.experiments.page import PAGES, ROOT, command
 from scripts.experiments.when_drawn.page import blocks
-from scripts.quickstart import ROOT
 
 MODULE = "scripts.experiments.when_drawn"
-TABLE = ROOT / "docs" / "experiments" / "when_drawn.parquet"
-PAGE = TABLE.with_suffix(".md")
+TABLE = PAGES / "when_drawn.parquet"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="only compare the page with the committed table")
-    check = parser.parse_args().check
-    if not check:
-        from scripts.experiments.when_drawn.study import study
+def run() -> pa.Table:
+    """The study, going on with what is there."""
+    from scripts.experiments.when_drawn.study import study
 
-        pq.write_table(pa.Table.from_pylist(study(ROOT / "outputs" / "when_drawn")), TABLE)
-    before = PAGE.read_text()
-    after = put(before, blocks(pq.read_table(TABLE).to_pylist()), MODULE)
-    if check:
-        sys.exit(0 if after == before else f"{PAGE.name} does not show what {TABLE.name} says: run the study again")
-    PAGE.write_text(after)
+    return pa.Table.from_pylist(study(ROOT / "outputs" / "when_drawn"))
 
 
 if __name__ == "__main__":
-    main()
+    command(__doc__, MODULE, TABLE, blocks, run)

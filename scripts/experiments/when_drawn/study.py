@@ -11,7 +11,7 @@ from typing import Any
 from paced_verl.report.run import Run
 from scripts import quickstart
 
-SAMPLES, STEPS, SEEDS = 4, 29, (0, 1, 2)
+SAMPLES, STEPS, SEEDS = 4, 29, (0,)
 COMMON = (f"paced.pass_rate.samples={SAMPLES}", "paced.sampler.power=1")
 ARMS = {
     "start": ("paced.pass_rate.refresh=start", *COMMON),
