@@ -77,5 +77,5 @@ ARMS = {
     "posterior sampler, when drawn": Arm(_arm(power=1.0, refresh="draw", estimate="posterior")),
     "free estimates": Arm(_arm(power=1.0, explore=0.1, refresh="never", estimate="posterior", prior=[1, 1])),
     "placebo": Arm(_arm(power=1.0), shuffled=True),
-    "oracle": Arm(_arm(power=1.0, samples=256), for_free=True),
+    "oracle": Arm(_arm(power=1.0, samples=64), for_free=True),
 }

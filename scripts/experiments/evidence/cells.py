@@ -117,7 +117,7 @@ def the_map() -> Iterator[Cell]:
     """E1: every arm in every regime, forward KL."""
     arms = [name for name in ARMS if name != "free estimates"]  # which needs rollouts that train
     for regime in MAP:
-        # 256 samples of 8,192 prompts would cost more than everything else of the map.
+        # 64 samples of 8,192 prompts would take longer than all other arms there.
         yield from _grid("E1", (regime,), [name for name in arms if (regime, name) != (BELOW, "oracle")], SEEDS)
 
 

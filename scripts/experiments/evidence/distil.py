@@ -21,7 +21,7 @@ from paced_verl.run.pass_rates import PassRates
 from scripts.experiments.evidence.arms import Arm, K
 from scripts.experiments.evidence.model import Model, sample
 from scripts.experiments.evidence.problems import PROMPT, mask, right
-from scripts.experiments.evidence.world import World, fresh
+from scripts.experiments.evidence.world import World, accuracy, fresh
 
 BATCH, RATE = 32, 1e-3
 ON_THE_WAY = 1024
@@ -231,12 +231,10 @@ class Distillation:
             return
         world, last = self.world, step == max(points)
         held_out = world.held_out if last else world.held_out[:ON_THE_WAY]
-        answers = sample(self.student, held_out.prompts)
-        second = sample(self.student, world.second.prompts)
         curve = self.curve
         curve.step.append(step)
-        curve.accuracy.append(right(world.family, answers, held_out.solutions).float().mean().item())
-        curve.second.append(right("copy", second, world.second.solutions).float().mean().item())
+        curve.accuracy.append(accuracy(world.family, self.student, held_out))
+        curve.second.append(accuracy("copy", self.student, world.second) if world.second else float("nan"))
         for name, amount in vars(self.spent).items():
             getattr(curve, name).append(amount)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,8 +11,8 @@ from torch import Tensor, nn
 from scripts.experiments.evidence.problems import PROMPT, RESPONSE, VOCAB, Problems, mask
 
 HEADS = 4
-ROWS = 4096
-"""Responses that are sampled at a time."""
+ROWS = 512
+"""Responses that are sampled at a time; more take longer each."""
 Cache = list[tuple[Tensor, Tensor]]
 
 
@@ -82,9 +84,15 @@ def _sample(model: Model, prompts: Tensor, generator: torch.Generator | None) ->
 
 
 def pretrain(
-    model: Model, problems: Problems, steps: int, generator: torch.Generator, until: float = 0.0, rate: float = 3e-3
+    model: Model,
+    problems: Problems,
+    generator: torch.Generator,
+    enough: Callable[[float], bool],
+    steps: int = 1500,
+    rate: float = 3e-3,
 ) -> int:
-    """Learn the solutions, so many steps or until the loss, smoothed over ten, is below ``until``; returns how many."""
+    """Learn the solutions, so many steps or until it is ``enough``, which is asked with the loss, smoothed over ten
+    steps; returns how many."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
     smooth = 3.0
     for step in range(steps):
@@ -98,6 +106,6 @@ def pretrain(
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         smooth = 0.9 * smooth + 0.1 * loss.item()
-        if smooth < until:
+        if enough(smooth):
             return step + 1
     return steps
