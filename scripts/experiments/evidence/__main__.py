@@ -59,9 +59,11 @@ def in_world(cells: list[Cell], folder: Path) -> int:
 
 def one(cell: Cell, world: World, folder: Path) -> Path:
     """Run a cell and keep its row; returns the file."""
+    import torch
+
     from scripts.experiments.evidence.distil import Distillation
 
-    found = Distillation(world, cell.treatment(), cell.stages, cell.length, cell.seed).run(cell.points())
+    found = Distillation(world, cell.treatment(), cell.stages, cell.length, cell.seed, cell.rate).run(cell.points())
     shares = {
         "teacher_right": 1 - world.wrong_teacher.float().mean().item(),
         **{
@@ -71,7 +73,9 @@ def one(cell: Cell, world: World, folder: Path) -> Path:
     file = folder / "rows" / f"{cell.key}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_suffix(f".{os.getpid()}")
-    unfinished.write_text(json.dumps(cell.columns() | shares | found | {"code": fingerprint()}))
+    unfinished.write_text(
+        json.dumps(cell.columns() | shares | found | {"code": fingerprint(), "torch": torch.__version__})
+    )
     unfinished.rename(file)
     return file
 

@@ -16,7 +16,6 @@ class Arm:
     keep_correct: As ``targets.keep: correct``: a teacher response that is wrong trains nothing.
     shuffled: Pass rates are those of another prompt each, always the same one: the placebo.
     smaller_batch: Batches of as many prompts as have a positive weight in a batch of the paper's.
-    judges: Responses a prompt by which the teacher is judged before step 1, where the student is not.
     for_free: What estimates cost is not counted: an upper bound of what they can be worth.
     another_seed: Of sampling and order: what another seed alone changes.
     """
@@ -25,7 +24,6 @@ class Arm:
     keep_correct: bool = False
     shuffled: bool = False
     smaller_batch: bool = False
-    judges: int = 0
     for_free: bool = False
     another_seed: bool = False
 
@@ -42,17 +40,18 @@ def _arm(
     skip_zero_weight: bool = True,
     refresh: str = "start",
     samples: int = K,
+    teacher_samples: int | None = None,
     **weight: Any,
 ) -> Block:
     return {
         "weight": weight,
         "sampler": {"power": power, "explore": explore, "skip_zero_weight": skip_zero_weight},
-        "pass_rate": {"refresh": refresh, "samples": samples},
+        "pass_rate": {"refresh": refresh, "samples": samples, "teacher_samples": teacher_samples},
     }
 
 
 UNIFORM = _arm(kernel="uniform", refresh="never")
-GATE = {"pass_rate": {"teacher_samples": 4, "refresh": "start", "samples": K}}
+PRIOR = {"estimate": "posterior", "prior": [1, 1]}
 
 ARMS = {
     "uniform": Arm(UNIFORM),
@@ -70,12 +69,12 @@ ARMS = {
     "(1, 2)": Arm(_arm(alpha=1.0, beta=2.0)),
     "(2, 1)": Arm(_arm(alpha=2.0, beta=1.0)),
     "teacher correct": Arm(UNIFORM, keep_correct=True),
-    "teacher gate": Arm(_arm(kernel="uniform", refresh="never", teacher="gate"), judges=4),
+    "teacher gate": Arm(_arm(kernel="uniform", samples=1, teacher_samples=4, teacher="gate")),
     "teacher correct, sampler": Arm(_arm(power=1.0), keep_correct=True),
-    "teacher gate, sampler": Arm(_arm(power=1.0, teacher="gate") | GATE),
+    "teacher gate, sampler": Arm(_arm(power=1.0, teacher_samples=4, teacher="gate")),
     "sampler, when drawn": Arm(_arm(power=1.0, refresh="draw")),
     "posterior sampler, when drawn": Arm(_arm(power=1.0, refresh="draw", estimate="posterior")),
-    "free estimates": Arm(_arm(power=1.0, explore=0.1, refresh="never", estimate="posterior", prior=[1, 1])),
+    "free estimates": Arm(_arm(power=1.0, explore=0.1, refresh="never", **PRIOR)),
     "placebo": Arm(_arm(power=1.0), shuffled=True),
     "oracle": Arm(_arm(power=1.0, samples=64), for_free=True),
 }

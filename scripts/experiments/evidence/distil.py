@@ -23,7 +23,7 @@ from scripts.experiments.evidence.model import Model, sample
 from scripts.experiments.evidence.problems import PROMPT, mask, right
 from scripts.experiments.evidence.world import World, accuracy, fresh
 
-BATCH, RATE = 32, 1e-3
+BATCH = 32
 ON_THE_WAY = 1024
 """Held-out problems that an accuracy before the end is of."""
 STAGES = {
@@ -69,13 +69,14 @@ class Distillation:
         stages: One of ``STAGES``.
         steps: Training steps.
         seed: Of sampling and of the order of the prompts.
+        rate: Learning rate of AdamW.
     """
 
-    def __init__(self, world: World, arm: Arm, stages: str, steps: int, seed: int):
+    def __init__(self, world: World, arm: Arm, stages: str, steps: int, seed: int, rate: float = 1e-3):
         self.world, self.arm, self.steps = world, arm, steps
         seed += 50_000 if arm.another_seed else 0
         self.student = fresh(world.models.student)
-        self.optimizer = torch.optim.AdamW(self.student.parameters(), lr=RATE, weight_decay=0.01)
+        self.optimizer = torch.optim.AdamW(self.student.parameters(), lr=rate, weight_decay=0.01)
         self.generator = torch.Generator().manual_seed(11_000_003 * (seed + 1))
         self.spent, self.curve = Spent(), Curve()
         self.clipped = self.updates = 0  # steps whose gradient was longer than 1, and all that trained something
@@ -128,9 +129,6 @@ class Distillation:
 
     def _bring_up_to_date(self, step: int) -> None:
         """Measure what a step needs to know, as far as it is not known."""
-        if step == 1 and self.arm.judges and self.rates.teacher.last_seen.max() < 0:
-            everything = np.arange(len(self.world.train))
-            self.rates.take_teacher(self.measure(everything, self.arm.judges, by="teacher"), step)
         self.rates.before_step(step, self.measure)
         self.rates.before_draw(step, self.batch, self.measure)
 

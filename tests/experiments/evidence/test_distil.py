@@ -69,7 +69,7 @@ def test_an_arm_weighs_as_the_products_kernel_does(models: Path) -> None:
     table = run.rates.table
     raw = Kernel()(table.successes, table.samples)
     drawn = run.rates.sampler.draw(32)
-    np.testing.assert_allclose(run.rates.sampler.loss_weights(drawn), raw[drawn] / raw.mean(), rtol=1e-5)
+    np.testing.assert_allclose(run.rates.sampler.loss_weights(drawn), raw[drawn] / raw[raw > 0].mean(), rtol=1e-5)
 
 
 def test_a_placebo_has_the_weights_of_other_prompts(models: Path) -> None:
@@ -109,7 +109,9 @@ def test_the_same_seed_gives_the_same_run_and_the_student_before_it_is_not_touch
     world = worlds.build(SMALL, "reverse", 0, models)
     before = [each.clone() for each in world.models.student.parameters()]
     first, second = (Distillation(world, ARMS["sampler"], "forward", 3, 1).run([0, 3]) for _ in range(2))
-    assert first | {"seconds": 0} == second | {"seconds": 0}
+    for run in (first, second):
+        del run["seconds"]
+    assert json.dumps(first) == json.dumps(second), "of which some numbers are NaN"
     assert all(torch.equal(a, b) for a, b in zip(before, world.models.student.parameters(), strict=True))
 
 
