@@ -12,13 +12,13 @@ import torch
 
 from paced_verl.pacing.kernel import Kernel
 from scripts.experiments.evidence import world as worlds
-from scripts.experiments.evidence.__main__ import one, todo
 from scripts.experiments.evidence.arms import ARMS, UNIFORM, Arm
 from scripts.experiments.evidence.cells import EXPERIMENTS, SEEDS, by_world, programme, smoke
 from scripts.experiments.evidence.distil import STAGES, Distillation
 from scripts.experiments.evidence.model import Model, sample
 from scripts.experiments.evidence.problems import mask, right
 from scripts.experiments.evidence.regimes import REGIMES, SEEN
+from scripts.experiments.evidence.runner import one, todo
 
 R3 = REGIMES["R3 hopeless, right teacher"]
 SMALL = replace(R3, prompts=64)
