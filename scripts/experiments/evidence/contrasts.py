@@ -14,12 +14,25 @@ from scripts.experiments.evidence.stats import Difference, difference, holm
 Run = Mapping[str, Any]
 
 
-def pick(
-    rows: Sequence[Run], regime: str, arm: str, stages: str = "forward", family: str = "reverse"
-) -> dict[int, Run]:
-    """The runs of an arm, by seed."""
-    wanted = {"regime": regime, "arm": arm, "stages": stages, "family": family}
-    return {row["seed"]: row for row in rows if all(row[name] == value for name, value in wanted.items())}
+PLAIN: dict[str, Any] = {
+    "family": "reverse",
+    "stages": "forward",
+    "changes": "",
+    "samples": None,
+    "refresh": None,
+    "rate": 1e-3,
+}
+"""What a run is where nothing else is said."""
+
+
+def pick(rows: Sequence[Run], part: str, regime: str, arm: str, **where: Any) -> dict[int, Run]:
+    """The runs of an arm in a part of the programme, by seed; ``where`` differs from ``PLAIN``."""
+    wanted = PLAIN | {"experiment": part, "regime": regime, "arm": arm} | where
+    found = [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+    by_seed = {row["seed"]: row for row in found}
+    if len(by_seed) != len(found):
+        raise ValueError(f"two runs of one seed: {wanted}")
+    return by_seed
 
 
 def pairs(first: dict[int, Run], second: dict[int, Run]) -> list[tuple[Run, Run]]:
@@ -62,24 +75,25 @@ def by_tokens(both: list[tuple[Run, Run]], target: float) -> Difference:
     return difference(1 - one / other, np.zeros(len(one)))
 
 
-def target(calibration: Sequence[Run], regime: str, family: str = "reverse") -> float:
+def target(rows: Sequence[Run], regime: str) -> float:
     """a*: halfway between uniform's mean accuracy at its start and at its end, of the calibration's seeds."""
-    found = pick(calibration, regime, "uniform", family=family).values()
+    found = pick(rows, "E0", regime, "uniform").values()
     return float(np.mean([(run["accuracy"][0] + run["accuracy"][-1]) / 2 for run in found]))
 
 
-def of(prediction: Prediction, rows: Sequence[Run], calibration: Sequence[Run]) -> Difference:
+def of(prediction: Prediction, rows: Sequence[Run]) -> Difference:
     """What a prediction is about.
 
     Raises:
         ValueError: There is no pair of runs.
     """
     p = prediction
-    both = pairs(*(pick(rows, p.regime, arm, p.stages) for arm in (p.arm, p.against)))
+    one, other = dict(p.where), dict(p.where) | dict(p.other)
+    both = pairs(pick(rows, p.part, p.regime, p.arm, **one), pick(rows, p.part, p.regime, p.against, **other))
     if not both:
-        raise ValueError(f"{p.name}: no run of {p.arm} and {p.against} in {p.cell}, {p.regime}")
+        raise ValueError(f"{p.name}: no run of {p.arm} and {p.against} in {p.part}, {p.regime}")
     if p.measure == "tokens":
-        return by_tokens(both, target(calibration, p.regime))
+        return by_tokens(both, target(rows, p.regime))
     if p.measure == "second":
         return by_second(both)
     return by_final(both, p.axis) if p.measure == "final" else by_area(both, p.axis)
@@ -88,7 +102,7 @@ def of(prediction: Prediction, rows: Sequence[Run], calibration: Sequence[Run]) 
 def registered(rows: Sequence[Run]) -> list[tuple[str, str, Difference, float]]:
     """The registered family: regime, arm, difference to uniform, and p adjusted by Holm's method."""
     found = [
-        (regime, arm, by_area(pairs(pick(rows, regime, arm), pick(rows, regime, "uniform")), "step"))
+        (regime, arm, by_area(pairs(pick(rows, "E1", regime, arm), pick(rows, "E1", regime, "uniform")), "step"))
         for regime, arm in FAMILY
     ]
     adjusted = holm([gap.p for _, _, gap in found])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from scripts.experiments.evidence.stats import Difference
 
@@ -29,29 +30,32 @@ class Prediction:
 
     Attributes:
         name: Short, once.
-        cell, regime, arm, against, stages: What is compared.
+        part, regime, arm, against: What is compared, in a part of the programme.
+        where: Columns of both that differ from :data:`~scripts.experiments.evidence.contrasts.PLAIN`.
+        other: Columns of the second one alone.
         measure: ``area`` over the log of ``axis``; ``final`` accuracy at the end of the shorter run; ``tokens``: saved
             teacher tokens until the calibration's midpoint, as a share; ``second``: the second skill at equal new
             accuracy.
         expected: Interval of the mean of the differences.
-        axis: At equal what.
+        axis: At equal what: one of :data:`~scripts.experiments.evidence.curves.AXES`.
         if_wrong: What would follow.
     """
 
     name: str
-    cell: str
+    part: str
     regime: str
     arm: str
     against: str
     expected: Interval
     measure: str = "area"
     axis: str = "step"
-    stages: str = "forward"
+    where: tuple[tuple[str, Any], ...] = ()
+    other: tuple[tuple[str, Any], ...] = ()
     if_wrong: str = ""
 
 
-def _uniform(name: str, regime: str, arm: str, expected: Interval, **other: str) -> Prediction:
-    return Prediction(name, other.pop("cell", "E1"), regime, arm, "uniform", expected, **other)
+def _uniform(name: str, regime: str, arm: str, expected: Interval, part: str = "E1", **other: Any) -> Prediction:
+    return Prediction(name, part, regime, arm, "uniform", expected, **other)
 
 
 PREDICTIONS = (
@@ -63,18 +67,59 @@ PREDICTIONS = (
     _uniform("R2 sampler", R2, "sampler", (0.05, 0.12), if_wrong="coherence, not reliability, is the mechanism"),
     _uniform("R2 posterior", R2, "posterior sampler", (0.02, 0.07)),
     Prediction("R2 teacher correct", "E1", R2, "teacher correct", "sampler", (0.0, ANY)),
-    _uniform("R2 reverse", R2, "teacher gate, sampler", (0.03, ANY), cell="E5", stages="reverse"),
+    _uniform("R2 reverse", R2, "teacher gate, sampler", (0.03, ANY), part="E5", where=(("stages", "reverse"),)),
     _uniform("R3 sampler", R3, "sampler", (0.08, 0.12), if_wrong="what is out of reach is learnt at once"),
     _uniform(
-        "R3 long run", R3, "sampler", (0.0, 0.08), cell="E3", measure="final", if_wrong="w = 0 at p = 0 does harm"
+        "R3 long run",
+        R3,
+        "sampler",
+        (0.0, 0.08),
+        part="E3",
+        measure="final",
+        where=(("changes", "prompts=512"),),
+        if_wrong="w = 0 at p = 0 does harm",
+    ),
+    Prediction(
+        "R3 long run, estimated again",
+        "E3",
+        R3,
+        "sampler",
+        "uniform",
+        (0.0, ANY),
+        measure="final",
+        where=(("refresh", "every"),),
+        other=(("refresh", None), ("changes", "prompts=512")),
+        if_wrong="the frontier does not move on",
     ),
     _uniform("R4 sampler", R4, "sampler", (-0.06, -0.02)),
     _uniform("R4 teacher correct", R4, "teacher correct", (-ANY, 0.0)),
     _uniform("R5 sampler", R5, "sampler", (0.08, 0.15)),
     Prediction("R5 teacher correct", "E1", R5, "teacher correct", "sampler", (0.0, ANY)),
-    _uniform("R6 equal price", "R6 below an epoch", "sampler", (-ANY, 0.0), cell="E3", axis="price 1:1:3"),
+    _uniform("R6 equal price", "R6 below an epoch", "sampler", (-ANY, 0.0), axis="price 1:1:3"),
     _uniform("R7 right", R7_RIGHT, "sampler", (-0.02, 0.02), measure="second"),
     _uniform("R7 wrong", R7_WRONG, "sampler", (0.05, ANY), measure="second"),
+    Prediction(
+        "order in R3",
+        "E5",
+        R3,
+        "sampler",
+        "sampler",
+        (0.02, ANY),
+        measure="final",
+        where=(("stages", "two stages"),),
+        other=(("stages", "two stages, reversed"),),
+    ),
+    Prediction(
+        "order in R0",
+        "E5",
+        R0,
+        "sampler",
+        "sampler",
+        (-0.02, 0.02),
+        measure="final",
+        where=(("stages", "two stages"),),
+        other=(("stages", "two stages, reversed"),),
+    ),
     Prediction("root in R0", "E1", R0, "root", "weights", (0.0, ANY)),
     Prediction("root in R2", "E1", R2, "root", "weights", (-ANY, 0.0)),
     Prediction("root in R3", "E1", R3, "root", "weights", (-ANY, 0.0)),

@@ -12,7 +12,6 @@ from scipy import stats as scipy_stats
 from scripts.experiments.evidence import contrasts, curves, predictions, stats
 from scripts.experiments.evidence.arms import ARMS
 from scripts.experiments.evidence.cells import programme
-from scripts.experiments.evidence.distil import STAGES
 
 
 def run(accuracy: list[float], **columns: Any) -> dict[str, Any]:
@@ -91,25 +90,32 @@ def test_outcomes_are_by_the_interval() -> None:
 
 
 def test_what_was_predicted_is_run() -> None:
-    ran = {(cell.experiment, cell.regime, cell.arm, cell.stages) for cell in programme()}
+    ran = [cell.columns() for cell in programme()]
     assert len({p.name for p in predictions.PREDICTIONS}) == len(predictions.PREDICTIONS)
     for p in predictions.PREDICTIONS:
         assert {p.arm, p.against} <= ARMS.keys()
-        assert p.stages in STAGES
+        assert p.axis in curves.AXES
         assert p.expected[0] < p.expected[1]
-        assert {(p.cell, p.regime, arm, p.stages) for arm in (p.arm, p.against)} <= ran, p.name
-    assert {("E1", regime, arm, "forward") for regime, arm in predictions.FAMILY} <= ran
+        one, other = dict(p.where), dict(p.where) | dict(p.other)
+        seeds = [
+            {run["seed"] for run in contrasts.pick(ran, p.part, p.regime, arm, **where).values()}
+            for arm, where in ((p.arm, one), (p.against, other))
+        ]
+        assert seeds[0] == seeds[1] and len(seeds[0]) >= 10, p.name
+    for regime, arm in predictions.FAMILY:
+        assert len(contrasts.pick(ran, "E1", regime, arm)) == 20
     assert len(predictions.FAMILY) == 24
 
 
 def test_contrasts_are_by_seed() -> None:
     made = [
         run([0.0, 0.5 + 0.1 * (arm == "sampler") + seed / 100, 0.9], arm=arm, seed=seed)
-        | {"regime": "R", "stages": "forward", "family": "reverse"}
+        | contrasts.PLAIN
+        | {"regime": "R", "experiment": "E1"}
         for arm, seeds in (("sampler", (3, 1, 2)), ("uniform", (1, 2, 4)))
         for seed in seeds
     ]
-    both = contrasts.pairs(contrasts.pick(made, "R", "sampler"), contrasts.pick(made, "R", "uniform"))
+    both = contrasts.pairs(contrasts.pick(made, "E1", "R", "sampler"), contrasts.pick(made, "E1", "R", "uniform"))
     assert [(one["seed"], other["seed"]) for one, other in both] == [(1, 1), (2, 2)]
     assert contrasts.by_area(both, "step").mean > 0
     assert contrasts.by_final(both).mean == 0
