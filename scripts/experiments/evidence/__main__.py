@@ -1,30 +1,36 @@
-"""Runs the programme, two runs at a time; whatever is killed goes on where it was.
+"""When does pacing pay? Runs the programme, and writes what came out to docs/experiments.md.
 
-python -m scripts.experiments.evidence run            # all of it: hours; --plan says how many runs are left
-python -m scripts.experiments.evidence run E1 E2      # parts of it
+python -m scripts.experiments.evidence run            # all of it, two runs at a time: hours; --plan counts what is left
+python -m scripts.experiments.evidence run E1 E2      # parts of it; what was killed goes on where it was
 python -m scripts.experiments.evidence run --smoke    # two minutes
-python -m scripts.experiments.evidence table          # writes what has been run to docs/experiments/evidence.parquet
+python -m scripts.experiments.evidence snr            # agreement of gradients before any training
+python -m scripts.experiments.evidence page           # tables, page and pictures, out of what has been run
+python -m scripts.experiments.evidence page --check   # compares page and pictures with the committed tables
 """
 
 from __future__ import annotations
 
-import json
+import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import polars as pl
 import typer
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, track
 
 from scripts.experiments.evidence import runner
-from scripts.experiments.evidence.cells import EXPERIMENTS, programme, smoke
-from scripts.experiments.page import PAGES, ROOT
+from scripts.experiments.evidence.cells import EXPERIMENTS, SEEDS, programme, smoke
+from scripts.experiments.page import PAGES, ROOT, put
 
-TABLE = PAGES / "evidence.parquet"
-app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False)
+MODULE = "scripts.experiments.evidence"
+PAGE, TABLES = ROOT / "docs" / "experiments.md", PAGES / "evidence"
+SNR = TABLES / "snr.parquet"
+app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 console = Console(highlight=False)
-FOLDER = "Models and rows; what has a row there is done. By default one in outputs/ for each state of the code."
+FOLDER = (
+    "Models and rows; what has a row there, or in the committed tables, is done. One a state of the code by default."
+)
 
 
 def default_folder() -> Path:
@@ -44,6 +50,7 @@ def run(
     for part in parts or []:
         if part not in EXPERIMENTS:
             raise typer.BadParameter(f"{part}: expected some of {', '.join(EXPERIMENTS)}")
+    runner.restore(committed(), folder)
     cells = smoke() if small else programme(parts or ())
     left = runner.todo(cells, folder)
     console.print(f"{len(left)} of {len(cells)} runs are left")
@@ -56,11 +63,48 @@ def run(
 
 
 @app.command()
-def table(folder: Annotated[Path | None, typer.Option(help=FOLDER)] = None) -> None:
-    """Write all rows to one file, a row a run."""
-    rows = [json.loads(file.read_text()) for file in sorted(((folder or default_folder()) / "rows").glob("*.json"))]
-    pl.DataFrame(rows, infer_schema_length=None).write_parquet(TABLE)
-    console.print(f"{TABLE.relative_to(ROOT)}: {len(rows)} runs")
+def snr(folder: Annotated[Path | None, typer.Option(help=FOLDER)] = None) -> None:
+    """Measure how much gradients agree, by pass rate."""
+    from scripts.experiments.evidence.snr import measure
+
+    rows = [row for seed in track(SEEDS[:10], console=console) for row in measure(seed, folder or default_folder())]
+    TABLES.mkdir(parents=True, exist_ok=True)
+    pl.DataFrame(rows).write_parquet(SNR)
+
+
+@app.command()
+def page(
+    check: Annotated[bool, typer.Option("--check", help="Change nothing; fail where something differs.")] = False,
+    folder: Annotated[Path | None, typer.Option(help=FOLDER)] = None,
+) -> None:
+    """Write tables, page and pictures; or compare them."""
+    from matplotlib.testing.compare import compare_images
+
+    from scripts.experiments.evidence.page import blocks
+    from scripts.experiments.evidence.pictures import budget, the_map
+
+    if not check:
+        runner.keep(folder or default_folder(), TABLES)
+    rows = committed()
+    written = put(PAGE.read_text(), blocks(rows, pl.read_parquet(SNR).to_dicts()), MODULE)
+    wrong = [] if written == PAGE.read_text() else [PAGE.name]
+    with tempfile.TemporaryDirectory() as drawn:
+        for name, draw in (("map.png", the_map), ("budget.png", budget)):
+            new, old = Path(drawn) / name, TABLES / name
+            draw(rows, new)
+            if not check:
+                new.replace(old)
+            elif compare_images(str(old), str(new), tol=2) is not None:
+                wrong.append(name)
+    if not check:
+        PAGE.write_text(written)
+    elif wrong:
+        raise SystemExit(f"{', '.join(wrong)}: not what the tables say; python -m {MODULE} page writes them anew")
+
+
+def committed() -> list[dict[str, Any]]:
+    """The rows of the committed tables."""
+    return [row for file in sorted(TABLES.glob("E*.parquet")) for row in pl.read_parquet(file).to_dicts()]
 
 
 if __name__ == "__main__":

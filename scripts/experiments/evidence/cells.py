@@ -63,23 +63,6 @@ class Cell:
         """What cells share that have the same world."""
         return self.regime, self.changes, self.family, self.seed
 
-    @property
-    def key(self) -> str:
-        """A file name of its own."""
-        parts = [
-            self.experiment,
-            self.regime,
-            self.arm,
-            self.family,
-            self.stages,
-            self.steps,
-            self.samples,
-            self.refresh,
-            self.rate,
-        ]
-        named = [str(part) for part in parts] + [f"{name}={value:g}" for name, value in self.changes]
-        return "_".join(part.replace(" ", "-").replace(",", "") for part in [*named, str(self.seed)])
-
     def world(self) -> Regime:
         """The regime with its changes."""
         return replace(REGIMES[self.regime], **dict(self.changes))  # type: ignore[arg-type]

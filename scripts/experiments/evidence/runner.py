@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
+import polars as pl
 import torch
 
 from scripts.experiments.evidence.cells import Cell, by_world
@@ -26,7 +30,25 @@ def fingerprint() -> str:
 
 def todo(cells: Sequence[Cell], folder: Path) -> list[Cell]:
     """Those that have no row yet."""
-    return [cell for cell in cells if not _row(cell, folder).exists()]
+    return [cell for cell in cells if not (folder / "rows" / f"{key(cell.columns())}.json").exists()]
+
+
+def restore(rows: Sequence[dict[str, Any]], folder: Path) -> None:
+    """Put rows of this code that are in the tables back into the folder, so that they are not run again."""
+    for row in rows:
+        file = folder / "rows" / f"{key(row)}.json"
+        if row["code"] == fingerprint() and not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(row))
+
+
+def keep(folder: Path, tables: Path) -> None:
+    """Write the folder's rows to a table a part of the programme, in a fixed order."""
+    rows = [json.loads(file.read_text()) for file in sorted((folder / "rows").glob("*.json"))]
+    tables.mkdir(parents=True, exist_ok=True)
+    for part in sorted({row["experiment"] for row in rows}):
+        frame = pl.DataFrame([row for row in rows if row["experiment"] == part], infer_schema_length=None)
+        frame.write_parquet(tables / f"{part}.parquet", compression_level=19)
 
 
 def run(cells: Sequence[Cell], folder: Path, processes: int) -> Iterator[int]:
@@ -56,7 +78,7 @@ def one(cell: Cell, world: World, folder: Path) -> Path:
     }
     shares = {"teacher_right": 1 - world.wrong_teacher.float().mean().item()} | kinds
     made_by = {"code": fingerprint(), "torch": torch.__version__}
-    file = _row(cell, folder)
+    file = folder / "rows" / f"{key(cell.columns())}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_suffix(f".{os.getpid()}")
     unfinished.write_text(json.dumps(cell.columns() | shares | found | made_by))
@@ -64,5 +86,7 @@ def one(cell: Cell, world: World, folder: Path) -> Path:
     return file
 
 
-def _row(cell: Cell, folder: Path) -> Path:
-    return folder / "rows" / f"{cell.key}.json"
+def key(columns: Mapping[str, Any]) -> str:
+    """A file name of its own for what a cell, or a row, says it is."""
+    parts = [columns[field.name] for field in dataclasses.fields(Cell)]
+    return re.sub(r"[^\w.=-]+", "-", "_".join(map(str, parts)))

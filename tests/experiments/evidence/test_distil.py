@@ -18,7 +18,7 @@ from scripts.experiments.evidence.distil import STAGES, Distillation
 from scripts.experiments.evidence.model import Model, sample
 from scripts.experiments.evidence.problems import mask, right
 from scripts.experiments.evidence.regimes import REGIMES, SEEN
-from scripts.experiments.evidence.runner import one, todo
+from scripts.experiments.evidence.runner import key, one, todo
 
 R3 = REGIMES["R3 hopeless, right teacher"]
 SMALL = replace(R3, prompts=64)
@@ -157,7 +157,7 @@ def test_arms_are_measured_at_the_same_points_and_some_go_on() -> None:
 
 def test_cells_have_files_of_their_own_and_fresh_seeds() -> None:
     cells = programme()
-    assert len({cell.key for cell in cells}) == len(cells)
+    assert len({key(cell.columns()) for cell in cells}) == len(cells)
     assert {cell.seed for cell in cells if cell.experiment != "E0"} == set(SEEDS)
     assert {cell.experiment for cell in cells} == set(EXPERIMENTS)
     for cell in cells[:: len(cells) // 200]:

@@ -1,0 +1,101 @@
+"""The map for the README, and curves of the budget beside the dose and its response."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+
+from scripts.experiments.evidence import curves
+from scripts.experiments.evidence.cells import SWEPT
+from scripts.experiments.evidence.contrasts import Run, by_area, by_final, pick
+from scripts.experiments.evidence.page import MAPPED, dose, to_uniform
+from scripts.experiments.evidence.predictions import R3
+from scripts.experiments.evidence.stats import Difference
+
+ARMS_SHOWN = (
+    "weights",
+    "sampler",
+    "posterior sampler",
+    "sampler, when drawn",
+    "hard filter",
+    "placebo",
+    "teacher correct",
+    "teacher gate",
+    "teacher gate, sampler",
+)
+WIDEST = 0.2
+"""Difference at which colours end."""
+
+
+def the_map(rows: Sequence[Run], file: Path) -> None:
+    """Arms × regimes, difference to uniform: at equal steps, and what is left of it at equal price."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.2), sharey=True, layout="constrained")
+    _heat(left, [[to_uniform(rows, "E1", r, a, lambda b: by_area(b, "step")) for r in MAPPED] for a in ARMS_SHOWN])
+    _heat(
+        right,
+        [[to_uniform(rows, "E1", r, a, lambda b: by_final(b, "price 1:8:3")) for r in MAPPED] for a in ARMS_SHOWN],
+    )
+    left.set_title("equal steps: mean accuracy over log steps")
+    right.set_title("equal price, estimates counted: accuracy at the end")
+    left.set_yticks(range(len(ARMS_SHOWN)), ARMS_SHOWN)
+    for axes in (left, right):
+        axes.set_xticks(range(len(MAPPED)), [name.replace(" ", "\n", 1).replace(", ", ",\n") for name in MAPPED])
+        axes.tick_params(axis="x", labelsize=7)
+    figure.suptitle("Held-out accuracy minus uniform's; 20 seeds; framed where the 95 % interval leaves out 0", size=10)
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
+
+
+def _heat(axes: Axes, found: list[list[Difference]]) -> None:
+    means = np.array([[one.mean for one in row] for row in found])
+    axes.imshow(means, cmap="RdBu", vmin=-WIDEST, vmax=WIDEST, aspect="auto")
+    for i, row in enumerate(found):
+        for j, one in enumerate(row):
+            white = abs(one.mean) > 0.6 * WIDEST
+            axes.text(j, i, f"{one.mean:+.2f}", ha="center", va="center", size=8, color="white" if white else "black")
+            if one.t_interval[0] > 0 or one.t_interval[1] < 0:
+                axes.add_patch(plt.Rectangle((j - 0.46, i - 0.44), 0.92, 0.88, fill=False, lw=1))
+
+
+def budget(rows: Sequence[Run], file: Path) -> None:
+    """Accuracy by step where half of the prompts are hopeless; and the sampler's gain by how reliable the teacher is."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for arm in SWEPT:
+        _curve(left, pick(rows, "E3", R3, arm, changes="prompts=512"), arm)
+    _curve(left, pick(rows, "E3", R3, "sampler", refresh="every"), "sampler, estimated every 12 steps")
+    left.set_xscale("symlog", linthresh=20)
+    left.set(
+        xlabel="training steps of 32 prompts",
+        ylabel="held-out accuracy",
+        title="R3: half is out of reach, teacher right",
+    )
+    left.legend(fontsize=8)
+    for hopeless in (0.2, 0.4, 0.6, 0.8):
+        right_shares = (0.0, 0.25, 0.5, 0.75, 1.0)
+        found = [dose(rows, "sampler", hopeless, right_share) for right_share in right_shares]
+        half = [one.t_interval[1] - one.mean for one in found]
+        right.errorbar(right_shares, [one.mean for one in found], half, label=f"{hopeless:.0%} hopeless", capsize=3)
+    right.axhline(0, color="black", lw=0.8)
+    right.set(
+        xlabel="share of the hopeless prompts at which the teacher is right",
+        ylabel="sampler minus uniform",
+        title="equal steps: mean accuracy over log steps",
+    )
+    right.legend(fontsize=8)
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
+
+
+def _curve(axes: Axes, runs: dict[int, Run], name: str) -> None:
+    steps = next(iter(runs.values()))["step"]
+    at = np.array([[curves.value_at(*curves.curve(run, "step"), step) for step in steps] for run in runs.values()])
+    axes.plot(steps, at.mean(0), label=name)
+    half = 2 * at.std(0, ddof=1) / len(at) ** 0.5
+    axes.fill_between(steps, at.mean(0) - half, at.mean(0) + half, alpha=0.2)
