@@ -176,7 +176,7 @@ def _doses(rows: Sequence[Run]) -> str:
 
 
 def dose(rows: Sequence[Run], arm: str, hopeless: float, teacher: float) -> Difference:
-    """Area at equal steps over uniform's, by the share of hopeless prompts and of those at which the teacher is right."""
+    """Area at equal steps over uniform's, by the share of hopeless prompts and how often the teacher is right there."""
     wanted = {"hopeless": f"{hopeless:g}", "teacher": f"{teacher:g}"}
     changes = next(
         row["changes"] for row in rows if row["experiment"] == "E2" and wanted.items() <= _changes(row).items()

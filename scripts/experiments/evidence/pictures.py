@@ -65,7 +65,7 @@ def _heat(axes: Axes, found: list[list[Difference]]) -> None:
 
 
 def budget(rows: Sequence[Run], file: Path) -> None:
-    """Accuracy by step where half of the prompts are hopeless; and the sampler's gain by how reliable the teacher is."""
+    """Accuracy by step where half of the prompts are hopeless; and the sampler's gain by the teacher's reliability."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     for arm in SWEPT:
         _curve(left, pick(rows, "E3", R3, arm, changes="prompts=512"), arm)

@@ -42,10 +42,10 @@ def difference(first: npt.ArrayLike, second: npt.ArrayLike) -> Difference:
     if not len(gaps):
         raise ValueError("there is no pair")
     mean = float(gaps.mean())
-    if len(gaps) == 1 or np.ptp(gaps) == 0:
+    if len(gaps) == 1 or np.ptp(gaps) < 1e-12:
         sd = 0.0 if len(gaps) > 1 else float("nan")
         whole = (mean, mean) if len(gaps) > 1 else (float("nan"), float("nan"))
-        return Difference(len(gaps), mean, sd, whole, whole, 1.0 if mean == 0 or len(gaps) == 1 else 0.0)
+        return Difference(len(gaps), mean, sd, whole, whole, 1.0 if abs(mean) < 1e-12 or len(gaps) == 1 else 0.0)
     test = stats.ttest_1samp(gaps, 0.0)
     interval = test.confidence_interval(0.95)
     bca = stats.bootstrap(

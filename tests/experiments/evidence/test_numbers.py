@@ -101,7 +101,8 @@ def test_what_was_predicted_is_run() -> None:
             {run["seed"] for run in contrasts.pick(ran, p.part, p.regime, arm, **where).values()}
             for arm, where in ((p.arm, one), (p.against, other))
         ]
-        assert seeds[0] == seeds[1] and len(seeds[0]) >= 10, p.name
+        assert seeds[0] == seeds[1], p.name
+        assert len(seeds[0]) >= 10, p.name
     for regime, arm in predictions.FAMILY:
         assert len(contrasts.pick(ran, "E1", regime, arm)) == 20
     assert len(predictions.FAMILY) == 24
