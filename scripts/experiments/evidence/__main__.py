@@ -80,18 +80,19 @@ def page(
     """Write tables, page and pictures; or compare them."""
     from matplotlib.testing.compare import compare_images
 
+    from scripts.experiments.evidence.contrasts import grouped
     from scripts.experiments.evidence.page import blocks
     from scripts.experiments.evidence.pictures import budget, the_map
 
     if not check:
         runner.keep(folder or default_folder(), TABLES)
-    rows = committed()
-    written = put(PAGE.read_text(), blocks(rows, pl.read_parquet(SNR).to_dicts()), MODULE)
+    runs = grouped(committed())
+    written = put(PAGE.read_text(), blocks(runs, pl.read_parquet(SNR).to_dicts()), MODULE)
     wrong = [] if written == PAGE.read_text() else [PAGE.name]
     with tempfile.TemporaryDirectory() as drawn:
         for name, draw in (("map.png", the_map), ("budget.png", budget)):
             new, old = Path(drawn) / name, TABLES / name
-            draw(rows, new)
+            draw(runs, new)
             if not check:
                 new.replace(old)
             elif compare_images(str(old), str(new), tol=2) is not None:

@@ -21,6 +21,14 @@ MAP = tuple(REGIMES)
 BELOW = "R6 below an epoch"
 RATES = (1e-4, 3e-4, 3e-3)
 """Learning rates beside the programme's, which was chosen on the calibration's seeds as uniform's best."""
+HOPELESS, RIGHT = (0.2, 0.4, 0.6, 0.8), (0.0, 0.25, 0.5, 0.75, 1.0)
+Changes = tuple[tuple[str, float], ...]
+BUDGETS = (
+    ("R0 balanced", 512),
+    ("R3 hopeless, right teacher", 512),
+    ("R3 hopeless, right teacher", 2048),
+    ("R3 hopeless, right teacher", 4096),
+)
 POINTS = (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
 
 
@@ -43,7 +51,7 @@ class Cell:
     family: str = "reverse"
     stages: str = "forward"
     steps: int = STEPS
-    changes: tuple[tuple[str, float], ...] = ()
+    changes: Changes = ()
     samples: int | None = None
     refresh: str | None = None
     rate: float = 1e-3
@@ -85,8 +93,13 @@ class Cell:
     def columns(self) -> dict[str, Any]:
         """What a row says of it."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | {
-            "changes": ", ".join(f"{name}={value:g}" for name, value in self.changes)
+            "changes": named(self.changes)
         }
+
+
+def named(changes: Changes) -> str:
+    """Changes of a regime in words."""
+    return ", ".join(f"{name}={value:g}" for name, value in changes)
 
 
 def _grid(
@@ -107,23 +120,26 @@ def the_map() -> Iterator[Cell]:
     """E1: every arm in every regime, forward KL."""
     arms = [name for name in ARMS if name != "free estimates"]  # which needs rollouts that train
     for regime in MAP:
-        # K samples of 8,192 prompts take longer than a run.
+        # K samples of 4,096 prompts take longer than a run.
         yield from _grid("E1", (regime,), (*SHORT, *DRAWN) if regime == BELOW else arms, SEEDS)
 
 
 def doses() -> Iterator[Cell]:
     """E2: how many prompts are hopeless, and how often the teacher is right there."""
-    for h, t in itertools.product((0.2, 0.4, 0.6, 0.8), (0.0, 0.25, 0.5, 0.75, 1.0)):
-        rest = 1 - h
-        changes = (("mastered", 0.2 * rest), ("frontier", 0.8 * rest), ("hopeless", h), ("teacher", t))
-        yield from _grid("E2", ("R3 hopeless, right teacher",), SWEPT, SEEDS[:10], changes=changes)
+    for hopeless, right in itertools.product(HOPELESS, RIGHT):
+        yield from _grid("E2", ("R3 hopeless, right teacher",), SWEPT, SEEDS[:10], changes=dose_of(hopeless, right))
+
+
+def dose_of(hopeless: float, right: float) -> Changes:
+    """So many prompts are hopeless, a fifth of the others is mastered, and the teacher is right at so many."""
+    rest = 1 - hopeless
+    return (("mastered", 0.2 * rest), ("frontier", 0.8 * rest), ("hopeless", hopeless), ("teacher", right))
 
 
 def budgets() -> Iterator[Cell]:
     """E3: from a quarter of an epoch to many, with pass rates as they were and estimated again."""
-    for regime, prompts in itertools.product(("R0 balanced", "R3 hopeless, right teacher"), (512, 2048, 8192)):
-        changes = (("prompts", prompts),)
-        yield from _grid("E3", (regime,), SWEPT, SEEDS[:10], steps=320, changes=changes)
+    for regime, prompts in BUDGETS:
+        yield from _grid("E3", (regime,), SWEPT, SEEDS[:10], steps=320, changes=(("prompts", prompts),))
     yield from _grid(
         "E3", ("R3 hopeless, right teacher",), ("sampler", "posterior sampler"), SEEDS[:10], steps=320, refresh="every"
     )
@@ -167,9 +183,10 @@ EXPERIMENTS = {
 
 
 def programme(names: Sequence[str] = ()) -> list[Cell]:
-    """All runs, seed by seed: whatever has been done until now is balanced over the arms."""
+    """All runs, two seeds at a time: whatever has been done until now is balanced over the arms, and two processes do
+    not begin with the same models."""
     cells = [cell for name in names or EXPERIMENTS for cell in EXPERIMENTS[name]()]
-    return sorted(cells, key=lambda cell: (cell.experiment, cell.seed))
+    return sorted(cells, key=lambda cell: (cell.experiment, cell.seed // 2))
 
 
 def by_world(cells: Sequence[Cell]) -> list[list[Cell]]:

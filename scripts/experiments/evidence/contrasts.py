@@ -12,6 +12,7 @@ from scripts.experiments.evidence.predictions import FAMILY, Prediction
 from scripts.experiments.evidence.stats import Difference, difference, holm
 
 Run = Mapping[str, Any]
+Runs = Mapping[tuple[str, str, str], Sequence[Run]]
 
 
 PLAIN: dict[str, Any] = {
@@ -25,10 +26,24 @@ PLAIN: dict[str, Any] = {
 """What a run is where nothing else is said."""
 
 
-def pick(rows: Sequence[Run], part: str, regime: str, arm: str, **where: Any) -> dict[int, Run]:
-    """The runs of an arm in a part of the programme, by seed; ``where`` differs from ``PLAIN``."""
-    wanted = PLAIN | {"experiment": part, "regime": regime, "arm": arm} | where
-    found = [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+def grouped(rows: Sequence[Run]) -> Runs:
+    """Rows of the tables by part, regime and arm."""
+    found: dict[tuple[str, str, str], list[Run]] = {}
+    for row in rows:
+        found.setdefault((row["experiment"], row["regime"], row["arm"]), []).append(row)
+    return found
+
+
+def pick(runs: Runs, part: str, regime: str, arm: str, **where: Any) -> dict[int, Run]:
+    """The runs of an arm in a part of the programme, by seed; ``where`` differs from ``PLAIN``.
+
+    Raises:
+        ValueError: ``where`` does not say which of several runs of a seed is meant.
+    """
+    wanted = PLAIN | where
+    found = [
+        row for row in runs.get((part, regime, arm), ()) if all(row[name] == value for name, value in wanted.items())
+    ]
     by_seed = {row["seed"]: row for row in found}
     if len(by_seed) != len(found):
         raise ValueError(f"two runs of one seed: {wanted}")
@@ -75,13 +90,13 @@ def by_tokens(both: list[tuple[Run, Run]], target: float) -> Difference:
     return difference(1 - one / other, np.zeros(len(one)))
 
 
-def target(rows: Sequence[Run], regime: str) -> float:
+def target(runs: Runs, regime: str) -> float:
     """a*: halfway between uniform's mean accuracy at its start and at its end, of the calibration's seeds."""
-    found = pick(rows, "E0", regime, "uniform").values()
+    found = pick(runs, "E0", regime, "uniform").values()
     return float(np.mean([(run["accuracy"][0] + run["accuracy"][-1]) / 2 for run in found]))
 
 
-def of(prediction: Prediction, rows: Sequence[Run]) -> Difference:
+def of(prediction: Prediction, runs: Runs) -> Difference:
     """What a prediction is about.
 
     Raises:
@@ -89,20 +104,20 @@ def of(prediction: Prediction, rows: Sequence[Run]) -> Difference:
     """
     p = prediction
     one, other = dict(p.where), dict(p.where) | dict(p.other)
-    both = pairs(pick(rows, p.part, p.regime, p.arm, **one), pick(rows, p.part, p.regime, p.against, **other))
+    both = pairs(pick(runs, p.part, p.regime, p.arm, **one), pick(runs, p.part, p.regime, p.against, **other))
     if not both:
         raise ValueError(f"{p.name}: no run of {p.arm} and {p.against} in {p.part}, {p.regime}")
     if p.measure == "tokens":
-        return by_tokens(both, target(rows, p.regime))
+        return by_tokens(both, target(runs, p.regime))
     if p.measure == "second":
         return by_second(both)
     return by_final(both, p.axis) if p.measure == "final" else by_area(both, p.axis)
 
 
-def registered(rows: Sequence[Run]) -> list[tuple[str, str, Difference, float]]:
+def registered(runs: Runs) -> list[tuple[str, str, Difference, float]]:
     """The registered family: regime, arm, difference to uniform, and p adjusted by Holm's method."""
     found = [
-        (regime, arm, by_area(pairs(pick(rows, "E1", regime, arm), pick(rows, "E1", regime, "uniform")), "step"))
+        (regime, arm, by_area(pairs(pick(runs, "E1", regime, arm), pick(runs, "E1", regime, "uniform")), "step"))
         for regime, arm in FAMILY
     ]
     adjusted = holm([gap.p for _, _, gap in found])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from scripts.experiments.evidence.arms import ARMS
-from scripts.experiments.evidence.contrasts import Run, by_final, pairs, pick
+from scripts.experiments.evidence.contrasts import Runs, by_final, pairs, pick
 from scripts.experiments.evidence.predictions import R0, R1, R2, R3, R4, R5
 from scripts.experiments.evidence.stats import Difference, non_inferior
 
@@ -40,11 +39,11 @@ class Candidate:
         return float(np.mean([found.mean for found in self.gain.values()]))
 
 
-def ranked(rows: Sequence[Run]) -> list[Candidate]:
+def ranked(runs: Runs) -> list[Candidate]:
     """Those that do no harm first, then by their mean gain; the first one is the default if it is harmless."""
 
     def gap(arm: str, regime: str) -> Difference:
-        return by_final(pairs(pick(rows, "E1", regime, arm), pick(rows, "E1", regime, "uniform")), AXIS)
+        return by_final(pairs(pick(runs, "E1", regime, arm), pick(runs, "E1", regime, "uniform")), AXIS)
 
     found = [
         Candidate(arm, {r: gap(arm, r) for r in NOTHING_TO_GAIN}, {r: gap(arm, r) for r in TO_GAIN})

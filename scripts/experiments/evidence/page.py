@@ -10,8 +10,19 @@ import numpy as np
 
 from scripts.experiments.evidence import curves, defaults
 from scripts.experiments.evidence.arms import ARMS
-from scripts.experiments.evidence.cells import BELOW, DRAWN, RATES, SHORT, SWEPT
-from scripts.experiments.evidence.contrasts import Run, by_area, by_final, by_second, of, pairs, pick, registered
+from scripts.experiments.evidence.cells import (
+    BELOW,
+    BUDGETS,
+    DRAWN,
+    HOPELESS,
+    RATES,
+    RIGHT,
+    SHORT,
+    SWEPT,
+    dose_of,
+    named,
+)
+from scripts.experiments.evidence.contrasts import Run, Runs, by_area, by_final, by_second, of, pairs, pick, registered
 from scripts.experiments.evidence.predictions import PREDICTIONS, R0, R2, R3, R7_RIGHT, R7_WRONG, outcome
 from scripts.experiments.evidence.regimes import REGIMES
 from scripts.experiments.evidence.stats import Difference
@@ -24,26 +35,26 @@ WAYS = ("forward", "reverse", "two stages", "two stages, reversed")
 KS = (1, 2, 4, 8, 16, 32)
 
 
-def blocks(rows: Sequence[Run], snr: Sequence[dict[str, Any]]) -> dict[str, str]:
+def blocks(runs: Runs, snr: Sequence[dict[str, Any]]) -> dict[str, str]:
     """Text by the name of its place."""
     return {
-        "runs": _runs(rows),
-        "registered": _registered(rows),
-        "map": _over_regimes(rows, "E1", MAPPED, _others("E1"), lambda both: by_area(both, "step")),
-        "final": _over_regimes(rows, "E1", MAPPED, _others("E1"), by_final),
-        "prices": _prices(rows),
-        "below": _below(rows),
-        "controls": _controls(rows),
-        "rates": _rates(rows),
-        "doses": _doses(rows),
-        "budgets": _budgets(rows),
-        "estimates": _estimates(rows),
-        "orders": _orders(rows),
-        "families": _families(rows),
-        "forgetting": _forgetting(rows),
+        "runs": _runs(runs),
+        "registered": _registered(runs),
+        "map": _over_regimes(runs, "E1", MAPPED, _others("E1"), lambda both: by_area(both, "step")),
+        "final": _over_regimes(runs, "E1", MAPPED, _others("E1"), by_final),
+        "prices": _prices(runs),
+        "below": _below(runs),
+        "controls": _controls(runs),
+        "rates": _rates(runs),
+        "doses": _doses(runs),
+        "budgets": _budgets(runs),
+        "estimates": _estimates(runs),
+        "orders": _orders(runs),
+        "families": _families(runs),
+        "forgetting": _forgetting(runs),
         "snr": _snr(snr),
-        "predictions": _predictions(rows),
-        "rule": _rule(rows),
+        "predictions": _predictions(runs),
+        "rule": _rule(runs),
     }
 
 
@@ -63,9 +74,9 @@ def short(regime: str) -> str:
     return f"{number} {words.split(', ')[1].split()[0]}" if number == "R7" else number
 
 
-def to_uniform(rows: Sequence[Run], part: str, regime: str, arm: str, measure: Measure, **where: Any) -> Difference:
+def to_uniform(runs: Runs, part: str, regime: str, arm: str, measure: Measure, **where: Any) -> Difference:
     """What an arm has over uniform in the same cell."""
-    return measure(pairs(pick(rows, part, regime, arm, **where), pick(rows, part, regime, "uniform", **where)))
+    return measure(pairs(pick(runs, part, regime, arm, **where), pick(runs, part, regime, "uniform", **where)))
 
 
 def _others(part: str) -> list[str]:
@@ -73,26 +84,27 @@ def _others(part: str) -> list[str]:
 
 
 def _over_regimes(
-    rows: Sequence[Run], part: str, regimes: Sequence[str], arms: Sequence[str], measure: Measure, **where: Any
+    runs: Runs, part: str, regimes: Sequence[str], arms: Sequence[str], measure: Measure, **where: Any
 ) -> str:
     """A row an arm, a column a regime."""
-    table = [[arm, *(shown(to_uniform(rows, part, r, arm, measure, **where)) for r in regimes)] for arm in arms]
+    table = [[arm, *(shown(to_uniform(runs, part, r, arm, measure, **where)) for r in regimes)] for arm in arms]
     return lines(["arm", *map(short, regimes)], table)
 
 
 # Blocks.
 
 
-def _runs(rows: Sequence[Run]) -> str:
+def _runs(runs: Runs) -> str:
+    rows = [row for group in runs.values() for row in group]
     parts = sorted({row["experiment"] for row in rows})
     counts = ", ".join(f"{sum(row['experiment'] == part for row in rows):,} in {part}" for part in parts)
     versions = " and ".join(sorted({row["torch"] for row in rows}))
     return wrapped(f"{len(rows):,} runs ({counts}), with torch {versions}.")
 
 
-def _registered(rows: Sequence[Run]) -> str:
+def _registered(runs: Runs) -> str:
     table = []
-    for regime, arm, found, p in registered(rows):
+    for regime, arm, found, p in registered(runs):
         low, high = found.bca_interval
         said = "better" if found.mean > 0 else "worse"
         table.append(
@@ -101,7 +113,7 @@ def _registered(rows: Sequence[Run]) -> str:
     return lines(["regime", "arm", "difference to uniform", "bootstrap (BCa)", "p, Holm", "at 5 %"], table)
 
 
-def _prices(rows: Sequence[Run]) -> str:
+def _prices(runs: Runs) -> str:
     parts = []
     for axis, words in (
         ("rows", "equal trained rows"),
@@ -111,14 +123,14 @@ def _prices(rows: Sequence[Run]) -> str:
     ):
         arms = ("weights", "sampler", "posterior sampler", "sampler, when drawn", "teacher correct", "teacher gate")
         table = [
-            [arm, *(shown(to_uniform(rows, "E1", r, arm, lambda both, a=axis: by_final(both, a))) for r in MAPPED)]
+            [arm, *(shown(to_uniform(runs, "E1", r, arm, lambda both, a=axis: by_final(both, a))) for r in MAPPED)]
             for arm in arms
         ]
         parts.append(lines([f"at {words}", *map(short, MAPPED)], table))
     return "\n\n".join(parts)
 
 
-def _below(rows: Sequence[Run]) -> str:
+def _below(runs: Runs) -> str:
     arms = [arm for arm in (*SHORT, *DRAWN) if arm != "uniform"]
     measures: dict[str, Measure] = {
         "area at equal steps": lambda both: by_area(both, "step"),
@@ -126,13 +138,13 @@ def _below(rows: Sequence[Run]) -> str:
         "final, price 1 : 1 : 3": lambda both: by_final(both, "price 1:1:3"),
         "final, price 1 : 8 : 3": lambda both: by_final(both, "price 1:8:3"),
     }
-    table = [[arm, *(shown(to_uniform(rows, "E1", BELOW, arm, m)) for m in measures.values())] for arm in arms]
+    table = [[arm, *(shown(to_uniform(runs, "E1", BELOW, arm, m)) for m in measures.values())] for arm in arms]
     return lines(["arm", *measures], table)
 
 
-def _controls(rows: Sequence[Run]) -> str:
+def _controls(runs: Runs) -> str:
     found = [
-        to_uniform(rows, "E1", regime, "uniform again", measure)
+        to_uniform(runs, "E1", regime, "uniform again", measure)
         for regime in MAPPED
         for measure in (lambda both: by_area(both, "step"), by_final)
     ]
@@ -146,12 +158,12 @@ def _controls(rows: Sequence[Run]) -> str:
     return wrapped(text)
 
 
-def _rates(rows: Sequence[Run]) -> str:
+def _rates(runs: Runs) -> str:
     table = []
     for regime in (R0, R2, R3):
         for arm in ("uniform", "sampler"):
             for rate in sorted((*RATES, 1e-3)):
-                runs = pick(rows, "E0", regime, arm, rate=rate) if rate != 1e-3 or arm == "uniform" else {}
+                runs = pick(runs, "E0", regime, arm, rate=rate) if rate != 1e-3 or arm == "uniform" else {}
                 if not runs:
                     continue
                 at = {
@@ -162,42 +174,29 @@ def _rates(rows: Sequence[Run]) -> str:
     return lines(["regime", "arm", "learning rate", "before", "12 steps", "48 steps"], table)
 
 
-def _doses(rows: Sequence[Run]) -> str:
+def _doses(runs: Runs) -> str:
     parts = []
     for arm in SWEPT[1:]:
-        shares = sorted({(float(c["hopeless"]), float(c["teacher"])) for c in map(_changes, rows) if "teacher" in c})
-        hopeless, right = (sorted({pair[i] for pair in shares}) for i in (0, 1))
-        table = []
-        for h in hopeless:
-            cells = [dose(rows, arm, h, t) for t in right]
-            table.append([f"{h:.0%} hopeless", *map(shown, cells)])
-        parts.append(lines([f"{arm}; teacher right there", *(f"{t:.0%}" for t in right)], table))
+        table = [[f"{h:.0%} hopeless", *(shown(dose(runs, arm, h, t)) for t in RIGHT)] for h in HOPELESS]
+        parts.append(lines([f"{arm}; teacher right there", *(f"{t:.0%}" for t in RIGHT)], table))
     return "\n\n".join(parts)
 
 
-def dose(rows: Sequence[Run], arm: str, hopeless: float, teacher: float) -> Difference:
+def dose(runs: Runs, arm: str, hopeless: float, right: float) -> Difference:
     """Area at equal steps over uniform's, by the share of hopeless prompts and how often the teacher is right there."""
-    wanted = {"hopeless": f"{hopeless:g}", "teacher": f"{teacher:g}"}
-    changes = next(
-        row["changes"] for row in rows if row["experiment"] == "E2" and wanted.items() <= _changes(row).items()
-    )
-    return to_uniform(rows, "E2", R3, arm, lambda both: by_area(both, "step"), changes=changes)
+    changes = named(dose_of(hopeless, right))
+    return to_uniform(runs, "E2", R3, arm, lambda both: by_area(both, "step"), changes=changes)
 
 
-def _changes(row: Run) -> dict[str, str]:
-    return dict(part.split("=") for part in row["changes"].split(", ")) if row["changes"] else {}
-
-
-def _budgets(rows: Sequence[Run]) -> str:
+def _budgets(runs: Runs) -> str:
     table = []
-    for regime in (R0, R3):
-        for prompts in (512, 2048, 8192):
-            for arm in SWEPT:
-                runs = pick(rows, "E3", regime, arm, changes=f"prompts={prompts}")
-                table.append([short(regime), f"{prompts:,}", arm, *_accuracies(runs)])
+    for regime, prompts in BUDGETS:
+        for arm in SWEPT:
+            found = pick(runs, "E3", regime, arm, changes=f"prompts={prompts}")
+            table.append([short(regime), f"{prompts:,}", arm, *_accuracies(found)])
     for arm in ("sampler", "posterior sampler"):
-        runs = pick(rows, "E3", R3, arm, refresh="every")
-        table.append([short(R3), "512", f"{arm}, estimated every 12 steps", *_accuracies(runs)])
+        found = pick(runs, "E3", R3, arm, refresh="every")
+        table.append([short(R3), "512", f"{arm}, estimated every 12 steps", *_accuracies(found)])
     return lines(["regime", "prompts", "arm", *(f"step {step}" for step in STEPS_SHOWN)], table)
 
 
@@ -212,14 +211,14 @@ def _accuracies(runs: dict[int, Run]) -> list[str]:
     return found
 
 
-def _estimates(rows: Sequence[Run]) -> str:
+def _estimates(runs: Runs) -> str:
     regimes = (R0, R2, R3)
 
     def gaps(arm: str, measure: Measure, **where: Any) -> list[str]:
         cells = []
         for regime in regimes:
-            one = pick(rows, "E4", regime, arm, **where)
-            cells.append(shown(measure(pairs(one, pick(rows, "E1", regime, "uniform")))) if one else "")
+            one = pick(runs, "E4", regime, arm, **where)
+            cells.append(shown(measure(pairs(one, pick(runs, "E1", regime, "uniform")))) if one else "")
         return cells
 
     table = []
@@ -245,9 +244,9 @@ def _estimates(rows: Sequence[Run]) -> str:
     free = [
         [
             arm,
-            *(shown(to_uniform(rows, "E4", r, arm, lambda b: by_area(b, "step"), stages="reverse")) for r in regimes),
+            *(shown(to_uniform(runs, "E4", r, arm, lambda b: by_area(b, "step"), stages="reverse")) for r in regimes),
             *(
-                shown(to_uniform(rows, "E4", r, arm, lambda b: by_final(b, "price 1:1:3"), stages="reverse"))
+                shown(to_uniform(runs, "E4", r, arm, lambda b: by_final(b, "price 1:1:3"), stages="reverse"))
                 for r in regimes
             ),
         ]
@@ -256,25 +255,25 @@ def _estimates(rows: Sequence[Run]) -> str:
     return f"{first}\n\n{lines(['reverse KL', *heads], free)}"
 
 
-def _orders(rows: Sequence[Run]) -> str:
+def _orders(runs: Runs) -> str:
     parts = []
     for way in WAYS[1:]:
         arms = (*SHORT[1:], "teacher gate", "teacher gate, sampler")
         parts.append(
-            f"{way}:\n\n{_over_regimes(rows, 'E5', ORDERED, arms, lambda both: by_area(both, 'step'), stages=way)}"
+            f"{way}:\n\n{_over_regimes(runs, 'E5', ORDERED, arms, lambda both: by_area(both, 'step'), stages=way)}"
         )
     return "\n\n".join(parts)
 
 
-def _families(rows: Sequence[Run]) -> str:
-    return _over_regimes(rows, "E6", ORDERED, SHORT[1:], lambda both: by_area(both, "step"), family="sums")
+def _families(runs: Runs) -> str:
+    return _over_regimes(runs, "E6", ORDERED, SHORT[1:], lambda both: by_area(both, "step"), family="sums")
 
 
-def _forgetting(rows: Sequence[Run]) -> str:
+def _forgetting(runs: Runs) -> str:
     table = []
     for regime in (R7_WRONG, R7_RIGHT):
         for arm in ("weights", "sampler", "posterior sampler", "teacher correct", "teacher gate"):
-            both = pairs(pick(rows, "E1", regime, arm), pick(rows, "E1", regime, "uniform"))
+            both = pairs(pick(runs, "E1", regime, arm), pick(runs, "E1", regime, "uniform"))
             ends = [np.mean([run["second"][run["step"].index(48)] for run in each]) for each in zip(*both, strict=True)]
             table.append([regime, arm, *(f"{end:.3f}" for end in ends), shown(by_second(both))])
     return lines(["regime", "arm", "second skill after 48 steps", "uniform's", "at equal new accuracy"], table)
@@ -304,10 +303,10 @@ def _snr(snr: Sequence[dict[str, Any]]) -> str:
     return lines(head, table)
 
 
-def _predictions(rows: Sequence[Run]) -> str:
+def _predictions(runs: Runs) -> str:
     table = []
     for p in PREDICTIONS:
-        found = of(p, rows)
+        found = of(p, runs)
         low, high = ("" if math.isinf(end) else f"{end:+g}" for end in p.expected)
         came = outcome(p.expected, found)
         compared = f"{p.arm} − {p.against}" if p.arm != p.against else f"{p.arm}: {_way(p.where)} − {_way(p.other)}"
@@ -337,9 +336,9 @@ def _way(where: tuple[tuple[str, Any], ...]) -> str:
     return ", ".join(str(value) for _, value in where)
 
 
-def _rule(rows: Sequence[Run]) -> str:
+def _rule(runs: Runs) -> str:
     table = []
-    for found in defaults.ranked(rows):
+    for found in defaults.ranked(runs):
         table.append(
             [
                 found.arm,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -13,8 +12,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from scripts.experiments.evidence import curves
-from scripts.experiments.evidence.cells import SWEPT
-from scripts.experiments.evidence.contrasts import Run, by_area, by_final, pick
+from scripts.experiments.evidence.cells import HOPELESS, RIGHT, SWEPT
+from scripts.experiments.evidence.contrasts import Run, Runs, by_area, by_final, pick
 from scripts.experiments.evidence.page import MAPPED, dose, to_uniform
 from scripts.experiments.evidence.predictions import R3
 from scripts.experiments.evidence.stats import Difference
@@ -34,13 +33,13 @@ WIDEST = 0.2
 """Difference at which colours end."""
 
 
-def the_map(rows: Sequence[Run], file: Path) -> None:
+def the_map(runs: Runs, file: Path) -> None:
     """Arms × regimes, difference to uniform: at equal steps, and what is left of it at equal price."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.2), sharey=True, layout="constrained")
-    _heat(left, [[to_uniform(rows, "E1", r, a, lambda b: by_area(b, "step")) for r in MAPPED] for a in ARMS_SHOWN])
+    _heat(left, [[to_uniform(runs, "E1", r, a, lambda b: by_area(b, "step")) for r in MAPPED] for a in ARMS_SHOWN])
     _heat(
         right,
-        [[to_uniform(rows, "E1", r, a, lambda b: by_final(b, "price 1:8:3")) for r in MAPPED] for a in ARMS_SHOWN],
+        [[to_uniform(runs, "E1", r, a, lambda b: by_final(b, "price 1:8:3")) for r in MAPPED] for a in ARMS_SHOWN],
     )
     left.set_title("equal steps: mean accuracy over log steps")
     right.set_title("equal price, estimates counted: accuracy at the end")
@@ -64,12 +63,12 @@ def _heat(axes: Axes, found: list[list[Difference]]) -> None:
                 axes.add_patch(plt.Rectangle((j - 0.46, i - 0.44), 0.92, 0.88, fill=False, lw=1))
 
 
-def budget(rows: Sequence[Run], file: Path) -> None:
+def budget(runs: Runs, file: Path) -> None:
     """Accuracy by step where half of the prompts are hopeless; and the sampler's gain by the teacher's reliability."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     for arm in SWEPT:
-        _curve(left, pick(rows, "E3", R3, arm, changes="prompts=512"), arm)
-    _curve(left, pick(rows, "E3", R3, "sampler", refresh="every"), "sampler, estimated every 12 steps")
+        _curve(left, pick(runs, "E3", R3, arm, changes="prompts=512"), arm)
+    _curve(left, pick(runs, "E3", R3, "sampler", refresh="every"), "sampler, estimated every 12 steps")
     left.set_xscale("symlog", linthresh=20)
     left.set(
         xlabel="training steps of 32 prompts",
@@ -77,11 +76,10 @@ def budget(rows: Sequence[Run], file: Path) -> None:
         title="R3: half is out of reach, teacher right",
     )
     left.legend(fontsize=8)
-    for hopeless in (0.2, 0.4, 0.6, 0.8):
-        right_shares = (0.0, 0.25, 0.5, 0.75, 1.0)
-        found = [dose(rows, "sampler", hopeless, right_share) for right_share in right_shares]
+    for hopeless in HOPELESS:
+        found = [dose(runs, "sampler", hopeless, share) for share in RIGHT]
         half = [one.t_interval[1] - one.mean for one in found]
-        right.errorbar(right_shares, [one.mean for one in found], half, label=f"{hopeless:.0%} hopeless", capsize=3)
+        right.errorbar(RIGHT, [one.mean for one in found], half, label=f"{hopeless:.0%} hopeless", capsize=3)
     right.axhline(0, color="black", lw=0.8)
     right.set(
         xlabel="share of the hopeless prompts at which the teacher is right",

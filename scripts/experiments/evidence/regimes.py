@@ -42,7 +42,7 @@ REGIMES = {
     "R3 hopeless, right teacher": Regime(0.1, 0.4, 0.5),
     "R4 wrong labels": Regime(0.25, 0.5, 0.25, wrong_labels=0.5),
     "R5 holes": Regime(0.25, 0.5, 0.25, holes=0.5),
-    "R6 below an epoch": Regime(0.1, 0.4, 0.5, prompts=8192),
+    "R6 below an epoch": Regime(0.1, 0.4, 0.5, prompts=4096),
     "R7 second skill, wrong teacher": Regime(0.1, 0.4, 0.5, teacher=0.0, lengths=SEEN, second_skill=True),
     "R7 second skill, right teacher": Regime(0.1, 0.4, 0.5, second_skill=True),
 }
