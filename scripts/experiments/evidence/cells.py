@@ -23,6 +23,7 @@ RATES = (1e-4, 3e-4, 3e-3)
 """Learning rates beside the programme's, which was chosen on the calibration's seeds as uniform's best."""
 HOPELESS, RIGHT = (0.2, 0.4, 0.6, 0.8), (0.0, 0.25, 0.5, 0.75, 1.0)
 Changes = tuple[tuple[str, float], ...]
+SWEPT_BY_RATE = MAP[:1] + MAP[2:4]
 BUDGETS = (
     ("R0 balanced", 512),
     ("R3 hopeless, right teacher", 512),
@@ -112,8 +113,9 @@ def _grid(
 def calibration() -> Iterator[Cell]:
     """E0: is every regime what it says; how far apart are two runs of the same arm; which learning rate."""
     yield from _grid("E0", tuple(REGIMES), ("uniform", "uniform again"), CALIBRATION)
+    yield from _grid("E0", SWEPT_BY_RATE, ("sampler",), CALIBRATION)
     for rate in RATES:
-        yield from _grid("E0", MAP[:1] + MAP[2:4], ("uniform", "sampler"), CALIBRATION, rate=rate)
+        yield from _grid("E0", SWEPT_BY_RATE, ("uniform", "sampler"), CALIBRATION, rate=rate)
 
 
 def the_map() -> Iterator[Cell]:
@@ -198,8 +200,9 @@ def by_world(cells: Sequence[Cell]) -> list[list[Cell]]:
 
 
 def smoke() -> list[Cell]:
-    """Two seeds of a few cells, for tests of the machinery."""
-    short = {"steps": 8}
-    return [
-        *_grid("E1", ("R3 hopeless, right teacher",), ("uniform", "sampler", "sampler, when drawn"), (0, 1), **short)
-    ]
+    """Two short runs of every part, in one world a family: that the machinery works."""
+    found = []
+    for name in EXPERIMENTS:
+        first = next(EXPERIMENTS[name]())
+        found += [replace(first, steps=8, seed=0, regime=MAP[3], arm=arm, changes=()) for arm in ("uniform", "sampler")]
+    return found

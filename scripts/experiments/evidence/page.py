@@ -19,10 +19,22 @@ from scripts.experiments.evidence.cells import (
     RIGHT,
     SHORT,
     SWEPT,
+    SWEPT_BY_RATE,
     dose_of,
     named,
 )
-from scripts.experiments.evidence.contrasts import Run, Runs, by_area, by_final, by_second, of, pairs, pick, registered
+from scripts.experiments.evidence.contrasts import (
+    PLAIN,
+    Run,
+    Runs,
+    by_area,
+    by_final,
+    by_second,
+    of,
+    pairs,
+    pick,
+    registered,
+)
 from scripts.experiments.evidence.predictions import PREDICTIONS, R0, R2, R3, R7_RIGHT, R7_WRONG, outcome
 from scripts.experiments.evidence.regimes import REGIMES
 from scripts.experiments.evidence.stats import Difference
@@ -33,6 +45,7 @@ MAPPED = tuple(name for name in REGIMES if name != BELOW)
 ORDERED = tuple(name for name in REGIMES if name.startswith(("R0", "R2", "R3", "R7")))
 WAYS = ("forward", "reverse", "two stages", "two stages, reversed")
 KS = (1, 2, 4, 8, 16, 32)
+AT = (0, 12, 48)
 
 
 def blocks(runs: Runs, snr: Sequence[dict[str, Any]]) -> dict[str, str]:
@@ -160,18 +173,13 @@ def _controls(runs: Runs) -> str:
 
 def _rates(runs: Runs) -> str:
     table = []
-    for regime in (R0, R2, R3):
+    for regime in SWEPT_BY_RATE:
         for arm in ("uniform", "sampler"):
-            for rate in sorted((*RATES, 1e-3)):
-                runs = pick(runs, "E0", regime, arm, rate=rate) if rate != 1e-3 or arm == "uniform" else {}
-                if not runs:
-                    continue
-                at = {
-                    step: np.mean([curves.value_at(*curves.curve(run, "step"), step) for run in runs.values()])
-                    for step in (0, 12, 48)
-                }
-                table.append([regime, arm, f"{rate:g}", *(f"{value:.3f}" for value in at.values())])
-    return lines(["regime", "arm", "learning rate", "before", "12 steps", "48 steps"], table)
+            for rate in sorted((*RATES, PLAIN["rate"])):
+                found = pick(runs, "E0", regime, arm, rate=rate).values()
+                at = [np.mean([curves.value_at(*curves.curve(run, "step"), step) for run in found]) for step in AT]
+                table.append([regime, arm, f"{rate:g}", *(f"{value:.3f}" for value in at)])
+    return lines(["regime", "arm", "learning rate", *(f"step {step}" for step in AT)], table)
 
 
 def _doses(runs: Runs) -> str:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -15,55 +16,32 @@ from scripts.experiments.evidence import world as worlds
 from scripts.experiments.evidence.arms import ARMS, UNIFORM, Arm
 from scripts.experiments.evidence.cells import EXPERIMENTS, SEEDS, by_world, programme, smoke
 from scripts.experiments.evidence.distil import STAGES, Distillation
-from scripts.experiments.evidence.model import Model, sample
-from scripts.experiments.evidence.problems import mask, right
-from scripts.experiments.evidence.regimes import REGIMES, SEEN
-from scripts.experiments.evidence.runner import key, one, todo
-
-R3 = REGIMES["R3 hopeless, right teacher"]
-SMALL = replace(R3, prompts=64)
+from scripts.experiments.evidence.model import Model, pretrain, sample
+from scripts.experiments.evidence.problems import draw_lengths, make, mask, right
+from scripts.experiments.evidence.runner import fingerprint, keep, key, one, restore, todo
+from scripts.experiments.evidence.world import Models, World
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of one seed's models: made once."""
+def world() -> World:
+    """Short words, a student that knows some of them, and two teachers, of which one has learned nothing."""
     torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("models")
-    worlds.prepare("reverse", False, 0, folder)
-    return folder
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    models = Models(Model(worlds.STUDENT), Model(worlds.TEACHER), Model(worlds.TEACHER))
+    words = make("reverse", draw_lengths(4000, (1, 2, 3), generator), generator)
+    for model, wanted in ((models.student, 0.5), (models.right, 0.9)):
+
+        def enough(_: float, model: Model = model, wanted: float = wanted) -> bool:
+            return worlds.measured("reverse", model, words[:200], 1, generator).mean().item() >= wanted
+
+        pretrain(model, words, generator, enough, steps=300)
+    train = make("reverse", draw_lengths(64, (1, 2, 3), generator), generator)
+    wrong = torch.arange(64) < 16
+    return World("reverse", models, train, wrong, torch.ones(64, dtype=torch.int64), words[-100:], words[:50])
 
 
-def test_models_are_read_as_they_were_made(models: Path) -> None:
-    before = (models / "reverse-one-0.pt").stat().st_mtime_ns
-    first, second = (worlds.prepare("reverse", False, 0, models) for _ in range(2))
-    assert (models / "reverse-one-0.pt").stat().st_mtime_ns == before
-    assert all(torch.equal(a, b) for a, b in zip(first.student.parameters(), second.student.parameters(), strict=True))
-
-
-@pytest.mark.parametrize(
-    ("regime", "right_share"), [("R2 hopeless, wrong teacher", 0.5), ("R3 hopeless, right teacher", 1)]
-)
-def test_a_regime_is_what_it_says(regime: str, right_share: float, models: Path) -> None:
-    """Measured anew: shares of the classes, and where the teacher is right in responses and in probabilities."""
-    world = worlds.build(REGIMES[regime], "reverse", 0, models)
-    assert world.kind.bincount().tolist() == [256, 205, 51]
-    generator = torch.Generator().manual_seed(5)
-    rate = worlds.measured("reverse", world.models.student, world.train, 64, generator)
-    assert rate[world.kind == 0].mean() < 0.03
-    assert 0.15 < rate[world.kind == 1].mean() < 0.85
-    assert rate[world.kind == 2].mean() > 0.85
-    run = Distillation(world, ARMS["uniform"], "forward", 1, 0)
-    everything = torch.arange(len(world.train))
-    answers = run._sampled_by_teachers(everything)
-    assert right("reverse", answers, world.train.solutions).float().mean() == pytest.approx(right_share, abs=0.03)
-    greedy = run._teacher_logits(everything, world.train.prompts, world.train.solutions).argmax(-1)
-    agrees = ((greedy == world.train.solutions) | (mask(world.train.solutions) == 0)).all(1)
-    assert agrees.float().mean() == pytest.approx(right_share, abs=0.03)
-    assert not torch.isin(world.train.lengths[world.wrong_teacher], torch.tensor(SEEN)).any()
-
-
-def test_an_arm_weighs_as_the_products_kernel_does(models: Path) -> None:
-    world = worlds.build(SMALL, "reverse", 0, models)
+def test_an_arm_weighs_as_the_products_kernel_does(world: World) -> None:
     run = Distillation(world, ARMS["weights"], "forward", 4, 0)
     run._bring_up_to_date(1)
     table = run.rates.table
@@ -72,8 +50,7 @@ def test_an_arm_weighs_as_the_products_kernel_does(models: Path) -> None:
     np.testing.assert_allclose(run.rates.sampler.loss_weights(drawn), raw[drawn] / raw[raw > 0].mean(), rtol=1e-5)
 
 
-def test_a_placebo_has_the_weights_of_other_prompts(models: Path) -> None:
-    world = worlds.build(SMALL, "reverse", 0, models)
+def test_a_placebo_has_the_weights_of_other_prompts(world: World) -> None:
     true, shuffled = (
         Distillation(world, Arm(ARMS["weights"].block, shuffled=flag), "forward", 4, 0) for flag in (False, True)
     )
@@ -82,11 +59,10 @@ def test_a_placebo_has_the_weights_of_other_prompts(models: Path) -> None:
     rates = true.rates.table.rates(), shuffled.rates.table.rates()
     assert np.corrcoef(*rates)[0, 1] < 0.5
     assert shuffled.shuffle is not None
-    assert np.corrcoef(rates[0][shuffled.shuffle], rates[1])[0, 1] > 0.8, "the same prompts' rates, elsewhere"
+    assert np.corrcoef(rates[0][shuffled.shuffle], rates[1])[0, 1] > 0.6, "the same prompts' rates, elsewhere"
 
 
-def test_what_is_spent_is_counted(models: Path) -> None:
-    world = worlds.build(SMALL, "reverse", 0, models)
+def test_what_is_spent_is_counted(world: World) -> None:
     curve = Distillation(world, ARMS["weights"], "two stages", 4, 0).run([0, 2, 4])
     assert curve["rows"][0] == curve["student"][0] == curve["teacher"][0] == 0
     assert curve["estimate"][0] >= 64 * 8 * (9 + 2), "a prompt has nine tokens"
@@ -98,15 +74,13 @@ def test_what_is_spent_is_counted(models: Path) -> None:
 
 
 @pytest.mark.parametrize("name", list(ARMS))
-def test_every_arm_runs_in_every_kind_of_stage(name: str, models: Path) -> None:
-    world = worlds.build(SMALL, "reverse", 0, models)
+def test_every_arm_runs_in_every_kind_of_stage(name: str, world: World) -> None:
     for stages in STAGES:
         curve = Distillation(world, ARMS[name], stages, 2, 0).run([0, 2])
         assert 0 <= curve["accuracy"][-1] <= 1
 
 
-def test_the_same_seed_gives_the_same_run_and_the_student_before_it_is_not_touched(models: Path) -> None:
-    world = worlds.build(SMALL, "reverse", 0, models)
+def test_the_same_seed_gives_the_same_run_and_the_student_before_it_is_not_touched(world: World) -> None:
     before = [each.clone() for each in world.models.student.parameters()]
     first, second = (Distillation(world, ARMS["sampler"], "forward", 3, 1).run([0, 3]) for _ in range(2))
     for run in (first, second):
@@ -115,9 +89,9 @@ def test_the_same_seed_gives_the_same_run_and_the_student_before_it_is_not_touch
     assert all(torch.equal(a, b) for a, b in zip(before, world.models.student.parameters(), strict=True))
 
 
-def test_uniform_steps_learn_as_plain_forward_kl_does(models: Path) -> None:
+def test_uniform_steps_learn_as_plain_forward_kl_does(world: World) -> None:
     """One step of the run, and the same step written out."""
-    world = worlds.build(SMALL, "reverse", 0, models)
+    world = replace(world, wrong_teacher=torch.zeros(64, dtype=torch.bool))
     run = Distillation(world, Arm(UNIFORM), "forward", 1, 0)
     run.run([0, 1])
     again = Distillation(world, Arm(UNIFORM), "forward", 1, 0)
@@ -165,9 +139,27 @@ def test_cells_have_files_of_their_own_and_fresh_seeds() -> None:
         cell.treatment()
 
 
-def test_what_has_a_row_is_not_run_again(models: Path, tmp_path: Path) -> None:
-    cells = [cell for cell in smoke() if cell.seed == 0 and cell.arm != "uniform"]
-    world = worlds.build(cells[0].world(), "reverse", 0, models)
-    row = json.loads(one(cells[0], world, tmp_path).read_text())
-    assert (row["arm"], row["seed"], row["step"][-1]) == (cells[0].arm, 0, cells[0].steps)
-    assert todo(cells, tmp_path) == cells[1:]
+def test_accuracy_in_one_pass_is_that_of_greedy_responses(world: World) -> None:
+    for model in (world.models.student, world.models.wrong):
+        answers = sample(model, world.held_out.prompts)
+        expected = right("reverse", answers, world.held_out.solutions).float().mean().item()
+        assert worlds.accuracy("reverse", model, world.held_out) == pytest.approx(expected)
+    assert 0 < worlds.accuracy("reverse", world.models.student, world.held_out) < 1
+
+
+def test_what_has_a_row_is_not_run_again_and_tables_give_rows_back(world: World, tmp_path: Path) -> None:
+    cells = [cell for cell in smoke() if cell.experiment in ("E1", "E2")]
+    for cell in cells[:2]:
+        one(cell, world, tmp_path / "first")
+    assert todo(cells, tmp_path / "first") == cells[2:]
+    row = json.loads((tmp_path / "first" / "rows" / f"{key(cells[0].columns())}.json").read_text())
+    assert (row["arm"], row["seed"], row["code"]) == (cells[0].arm, cells[0].seed, fingerprint())
+    keep(tmp_path / "first", tmp_path / "tables")
+    rows = [row for file in (tmp_path / "tables").glob("*.parquet") for row in pl.read_parquet(file).to_dicts()]
+    restore(rows, tmp_path / "second")
+    assert todo(cells, tmp_path / "second") == cells[2:]
+    restore([row | {"code": "another"} for row in rows], tmp_path / "third")
+    assert todo(cells, tmp_path / "third") == cells
+    keep(tmp_path / "second", tmp_path / "again")
+    for file in (tmp_path / "tables").iterdir():
+        assert pl.read_parquet(file).equals(pl.read_parquet(tmp_path / "again" / file.name))

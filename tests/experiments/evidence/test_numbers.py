@@ -90,7 +90,7 @@ def test_outcomes_are_by_the_interval() -> None:
 
 
 def test_what_was_predicted_is_run() -> None:
-    ran = [cell.columns() for cell in programme()]
+    ran = contrasts.grouped([cell.columns() for cell in programme()])
     assert len({p.name for p in predictions.PREDICTIONS}) == len(predictions.PREDICTIONS)
     for p in predictions.PREDICTIONS:
         assert {p.arm, p.against} <= ARMS.keys()
@@ -116,7 +116,8 @@ def test_contrasts_are_by_seed() -> None:
         for arm, seeds in (("sampler", (3, 1, 2)), ("uniform", (1, 2, 4)))
         for seed in seeds
     ]
-    both = contrasts.pairs(contrasts.pick(made, "E1", "R", "sampler"), contrasts.pick(made, "E1", "R", "uniform"))
+    runs = contrasts.grouped(made)
+    both = contrasts.pairs(contrasts.pick(runs, "E1", "R", "sampler"), contrasts.pick(runs, "E1", "R", "uniform"))
     assert [(one["seed"], other["seed"]) for one, other in both] == [(1, 1), (2, 2)]
     assert contrasts.by_area(both, "step").mean > 0
     assert contrasts.by_final(both).mean == 0

@@ -1,0 +1,76 @@
+"""The page of a programme whose results are made up: what was planted is what it says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scripts.experiments.evidence import defaults, page, stats
+from scripts.experiments.evidence.cells import Cell, programme
+from scripts.experiments.evidence.contrasts import Runs, grouped
+from scripts.experiments.evidence.predictions import R3, R4
+
+
+def made_up(cell: Cell) -> dict[str, Any]:
+    """A run of the cell that ends at .6 + noise; with the sampler .1 higher in R3 and .05 lower in R4."""
+    rng = np.random.default_rng([cell.seed, len(cell.arm), cell.length])
+    points = np.array(cell.points())
+    gain = {R3: 0.1, R4: -0.05}.get(cell.regime, 0.0) * (cell.arm == "sampler")
+    accuracy = 0.4 + (0.2 + gain) * points / points[-1] + rng.normal(0, 0.004, len(points))
+    paid = 1000 if cell.treatment().estimates else 0
+    row: dict[str, Any] = {"step": points.tolist(), "accuracy": accuracy.tolist(), "rows": (32 * points).tolist()}
+    row |= {"second": (1 - accuracy).tolist(), "student": [0] * len(points), "estimate": [paid] * len(points)}
+    row |= {"teacher": (500 * points).tolist(), "trained": (300 * points).tolist(), "torch": "2"}
+    return cell.columns() | row
+
+
+@pytest.fixture(scope="module")
+def runs() -> Runs:
+    return grouped([made_up(cell) for cell in programme()])
+
+
+@pytest.fixture(scope="module")
+def blocks(runs: Runs) -> dict[str, str]:
+    patch = pytest.MonkeyPatch()
+    patch.setattr(stats, "RESAMPLES", 99)
+    snr = [
+        {"regime": R3, "seed": 0, "pass_rate": 0.05, "prompts": 9, "snr2": 0.2, "length": 1.0, "cosine": 0.5},
+        {"regime": R3, "seed": 1, "pass_rate": 0.05, "prompts": 3, "snr2": 0.4, "length": 2.0, "cosine": 0.7},
+    ]
+    found = page.blocks(runs, snr)
+    patch.undo()
+    return found
+
+
+def table(text: str) -> dict[str, list[str]]:
+    """Cells by the first one of their line."""
+    cells = [[cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines() if "|" in line]
+    return {row[0]: row[1:] for row in cells}
+
+
+def test_what_was_planted_is_on_the_map(blocks: dict[str, str]) -> None:
+    head, sampler = table(blocks["final"])["arm"], table(blocks["final"])["sampler"]
+    in_r3, in_r4, in_r2 = (sampler[head.index(name)] for name in ("R3", "R4", "R2"))
+    assert in_r3.startswith("**+0.2") or in_r3.startswith("**+0.1"), "uniform goes on to 4 times as many steps"
+    assert in_r4.startswith("**+"), "there it is at .45 of the way to .6"
+    assert not in_r2.startswith("**-")
+
+
+def test_every_prediction_has_an_outcome(blocks: dict[str, str]) -> None:
+    rows = table(blocks["predictions"])
+    outcomes = [row[-1].split(":")[0] for name, row in rows.items() if name not in ("---", "prediction")]
+    assert len(outcomes) == len(page.PREDICTIONS)
+    assert set(outcomes) <= {"as expected", "wrong", "unclear", "unclear, mean as expected"}
+
+
+def test_means_of_the_agreement_are_over_seeds(blocks: dict[str, str]) -> None:
+    assert table(blocks["snr"])["R3"] == ["0.0 to 0.1", "6", "0.300", "0.05", "1.50", "+0.60"]
+
+
+def test_the_rule_wants_no_harm_first(runs: Runs) -> None:
+    found = defaults.ranked(runs)
+    harmless = [one.harmless for one in found]
+    assert harmless == sorted(harmless, reverse=True)
+    assert {one.arm for one in found} & set(defaults.NOT_TO_BE_HAD) == set()
