@@ -1,0 +1,91 @@
+"""The two regimes that matter most, with verl's trainer, servers and FSDP: do signs and sizes agree?
+
+The task is the quickstart's. Half of the prompts are sums, which the student has never seen; the teacher has, or has
+not. Every arm of a regime and a seed begins with the same models, and all runs are as long.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from paced_verl.report.run import Run
+from paced_verl.report.tokens import ALL, by_kind
+from scripts import quickstart, tiny_models
+from scripts.experiments.evidence.arms import ARMS, Arm
+from scripts.experiments.evidence.predictions import R2, R3
+
+SEEDS, STEPS = range(100, 105), 48
+COMPARED = ("uniform", "weights", "sampler", "posterior sampler", "teacher correct")
+_QUICKSTART = tiny_models.PRESETS["two_stage", "full"]
+assert _QUICKSTART.teacher is not None
+_MIXED = replace(_QUICKSTART, train=512, turns=("spell_backward", "chain_sum"))
+PRESETS = {
+    R2: replace(_MIXED, teacher=replace(_QUICKSTART.teacher, seen={"spell_backward": tiny_models.WORDS})),
+    R3: replace(_MIXED, held_out=("spell_backward", "chain_sum")),
+}
+
+
+def overrides(arm: Arm) -> tuple[str, ...]:
+    """An arm as a user sets it on the command line."""
+    keys = tuple(
+        f"paced.{section}.{key}={json.dumps(value)}"
+        for section, values in arm.block.items()
+        for key, value in values.items()
+        if value is not None
+    )
+    return keys + (("paced.targets.keep=correct",) if arm.keep_correct else ())
+
+
+def run(folder: Path, processes: int) -> Iterator[dict[str, Any]]:
+    """All runs, some at a time; yields a row each. Those that are done are read again, those that were killed go on."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        for seed in SEEDS:
+            for regime in PRESETS:
+                make = "from scripts.experiments.evidence import in_verl; in_verl.make({!r}, {}, {!r})"
+                code = make.format(regime, seed, str(place(folder, regime, seed)))
+                subprocess.run([sys.executable, "-c", code], check=True)
+        cells = [(regime, seed, arm) for seed in SEEDS for regime in PRESETS for arm in COMPARED]
+        for done in as_completed([pool.submit(one, folder, *cell) for cell in cells]):
+            yield done.result()
+
+
+def place(folder: Path, regime: str, seed: int) -> Path:
+    return folder / f"{regime.split()[0]}-{seed}"
+
+
+def make(regime: str, seed: int, folder: str) -> None:
+    """Data, teacher and student of a regime and a seed, where they are not there."""
+    import torch
+
+    torch.set_num_threads(1)
+    tiny_models.build(Path(folder) / "models", PRESETS[regime], seed, fresh=False)
+
+
+def one(folder: Path, regime: str, seed: int, arm: str) -> dict[str, Any]:
+    """A run to its end, and its row."""
+    here = place(folder, regime, seed)
+    args = argparse.Namespace(recipe="two_stage", preset="full", seed=seed, steps=STEPS, keep_going=True)
+    out = here / arm.replace(" ", "-")
+    quickstart.launch(overrides(ARMS[arm]), out, here / "models", args)
+    return row(Run.read(out / "checkpoints")) | {"regime": regime, "seed": seed, "arm": arm}
+
+
+def row(run: Run) -> dict[str, Any]:
+    """Accuracy and tokens by step, and tokens by kind."""
+    accuracy, spent = run.accuracy(), ALL.cumulative(run)
+    return {
+        "step": list(accuracy),
+        "accuracy": list(accuracy.values()),
+        "tokens": [spent.get(step, 0.0) for step in accuracy],
+        **by_kind(run),
+    }
