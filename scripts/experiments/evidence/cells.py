@@ -204,5 +204,6 @@ def smoke() -> list[Cell]:
     found = []
     for name in EXPERIMENTS:
         first = next(EXPERIMENTS[name]())
-        found += [replace(first, steps=8, seed=0, regime=MAP[3], arm=arm, changes=()) for arm in ("uniform", "sampler")]
+        plain = replace(first, steps=8, seed=0, regime=MAP[3], changes=(), samples=None)
+        found += [replace(plain, arm=arm) for arm in ("uniform", "sampler")]
     return found
