@@ -79,7 +79,7 @@ def sharpened(student: FloatArray, power: float = 1.5) -> FloatArray:
 
 
 def suppressing(student: FloatArray, rare: float = 0.1) -> FloatArray:
-    """q ∝ p e^{−1[p < rare]}: under reverse KL, a constant negative advantage on rare tokens (OPSA, arXiv 2608.31046)."""
+    """q ∝ p e^{−1[p < rare]}: under reverse KL, a constant negative advantage on rare tokens (arXiv 2608.31046)."""
     return _normalised(student - (np.exp(student) < rare))
 
 
