@@ -20,7 +20,8 @@ MAY: dict[str, set[str]] = {
     "tasks": set(),
     "cpu": set(),
     "teacher": {"divergence"},
-    "config": {"divergence", "pacing", "teacher"},
+    "alignment": {"divergence"},
+    "config": {"alignment", "divergence", "pacing", "teacher"},
     "targets": {"config", "pacing", "teacher"},
     "run": {"config", "pacing", "targets"},
     "checks": {"config", "pacing", "targets", "teacher"},
@@ -29,7 +30,6 @@ MAY: dict[str, set[str]] = {
     "launch": {"advantage", "checks", "config", "cpu", "pacing", "training"},
     "evaluate": {"launch", "pacing"},
     "diagnostics": {"pacing"},
-    "alignment": {"divergence"},
     "gradients": {"config", "diagnostics", "divergence", "evaluate", "pacing", "targets", "teacher"},
     "report": {"diagnostics", "pacing", "targets"},
 }
