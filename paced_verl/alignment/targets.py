@@ -88,12 +88,11 @@ def support(student: FloatArray, teachers: FloatArray, threshold: float = 0.02, 
         most: The likeliest ones of these, by whoever gives them most.
 
     Returns:
-        (m,) positions in ``student``, likeliest first; at least two where there are as many.
+        (m,) positions in ``student``, likeliest first; one token alone is no choice.
     """
     highest = np.maximum(student, teachers.max(axis=0)) if len(teachers) else student
     order = np.argsort(-highest, kind="stable")
-    kept = int(np.sum(highest > threshold))
-    return order[: min(max(kept, 2), most, len(order))]
+    return order[: min(int(np.sum(highest > threshold)), most)]
 
 
 def contrast(p: FloatArray, direction: FloatArray) -> FloatArray:

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from paced_verl.alignment.nodes import TopOf
 from paced_verl.alignment.tree import FREE, Rollout
-from paced_verl.forcing.nodes import TopOf
 from paced_verl.targets.judge import Judge
 from paced_verl.teacher.positions import response_positions
 from paced_verl.teacher.protocol import Media, Teacher
@@ -99,6 +99,11 @@ async def together(tasks: Iterable[Callable[[], Coroutine[Any, Any, T]]]) -> lis
         async with free:
             return await task()
 
-    async with asyncio.TaskGroup() as group:
-        running = [group.create_task(one(task)) for task in tasks]
-    return [task.result() for task in running]
+    running = [asyncio.ensure_future(one(task)) for task in tasks]
+    try:
+        return await asyncio.gather(*running)
+    except BaseException:
+        for each in running:
+            each.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        raise

@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from paced_verl.alignment.nodes import Node
 from paced_verl.alignment.tree import FREE, Rollout
 from paced_verl.atomic import replacing
 from paced_verl.errors import PacedError
 from paced_verl.forcing.ask import Written
-from paced_verl.forcing.nodes import Node
 
 ROLLOUTS = pa.schema(
     [

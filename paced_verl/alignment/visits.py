@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from paced_verl.alignment.nodes import Node, contrasts
 from paced_verl.alignment.targets import allocate
 from paced_verl.alignment.tree import Tree
-from paced_verl.forcing.nodes import Node, contrasts
 
 IntArray = npt.NDArray[np.int64]
 ROUNDS = 8
@@ -48,7 +48,9 @@ def plan(
     """
     found: dict[tuple[int, tuple[int, ...]], int] = {}
     for question in sorted({node.question for node in nodes}):
-        own = [node for node in nodes if node.question == question]
+        own = [node for node in nodes if node.question == question and len(node.tokens) > 1]
+        if not own:
+            continue
         sizes = [len(node.tokens) for node in own]
         there = np.arange(max(sizes))[None] < np.array(sizes)[:, None]
         counts = allocate(contrasts(own, divergences)[:, there], visits * sum(sizes), min(LEAST, visits))

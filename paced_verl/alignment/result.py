@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from paced_verl.alignment.distil import NULLS, descent_direction
 from paced_verl.alignment.ideal import ideal_gradient, noise_trace, success
+from paced_verl.alignment.nodes import Node, on_support, stacked
 from paced_verl.alignment.score import Scores, cosine, natural_derivative, teacher_advantage
 from paced_verl.alignment.tree import Rollout, Tree
-from paced_verl.forcing.nodes import Node, on_support, stacked
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -74,9 +74,11 @@ def measured(
     def wide(values: npt.NDArray[np.generic]) -> FloatArray:
         return np.pad(values.astype(np.float64), (0, width - len(values)))
 
-    n, k, ended = (np.stack([wide(count[i]) for count in counts]) if counts else np.zeros((0, width)) for i in range(3))
-    rate, variance = success(k, n)
-    return Measured(kept, n, k, rate, np.where(ended > 0, 0.0, variance), dropped)
+    visits, successes, over = (
+        np.stack([wide(count[i]) for count in counts]) if counts else np.zeros((0, width)) for i in range(3)
+    )
+    rate, variance = success(successes, visits)
+    return Measured(kept, visits, successes, rate, np.where(over > 0, 0.0, variance), dropped)
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,6 @@ def _one(
         own = np.sum(np.where(kept > 0, kept * rate, 0.0), -1, keepdims=True)
         rate = np.concatenate([rate, own], axis=-1)
     d = descent_direction(p, q, divergence)
-    some = np.exp(p) > 0
     return Aligned(
         name,
         divergence,
@@ -165,7 +166,7 @@ def _one(
         natural_derivative(p, q, rate),
         Scores(
             np.array([found.nodes[row].question for row in rows]),
-            np.sum(g * d, axis=-1, where=np.pad(some, ((0, 0), (0, d.shape[1] - some.shape[1])))),
+            np.sum(g * d, axis=-1),
             np.sum(g**2, axis=-1),
             noise,
             np.sum(d**2, axis=-1),
