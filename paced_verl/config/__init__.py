@@ -48,8 +48,7 @@ class PacedConfig(Block):
     targets: TargetsConfig = TargetsConfig()
     tokens: TokensConfig = TokensConfig()
     route: RouteConfig | None = None
-    alignment: AlignmentConfig | None = None
-    """What ``paced-verl align`` measures; null: its defaults, and nothing within a run."""
+    alignment: AlignmentConfig = AlignmentConfig()
     strict: StrictBool = False
     """Whether a setting of verl's that would be replaced or ignored is an error."""
 
