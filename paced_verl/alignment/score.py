@@ -11,7 +11,8 @@ takes sums first: its numerator and the two sums below are unbiased.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -74,6 +75,10 @@ class Scores:
     def __getitem__(self, which: npt.ArrayLike) -> Scores:
         return Scores(*(getattr(self, name)[np.asarray(which)] for name in self.__dataclass_fields__))
 
+    def weighted(self, factor: FloatArray) -> Scores:
+        """The same nodes, weighing ``factor`` (U,) times as much."""
+        return replace(self, weight=self.weight * factor)
+
     def sums(self) -> FloatArray:
         """(Q, 3): of each question Σ ω ⟨ĝ, d⟩, Σ ω (‖ĝ‖² − noise), Σ ω ‖d‖²."""
         _, place = np.unique(self.question, return_inverse=True)
@@ -95,15 +100,37 @@ def _cosine_of(sums: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True)
 class Interval:
-    """A number and where it lies with 95 %; NaN at both ends where there are fewer than three questions."""
+    """A number over questions, and how sure it is.
+
+    Attributes:
+        value: The number.
+        error: Its standard error, by leaving out one question at a time; NaN for fewer than three.
+        questions: How many.
+    """
 
     value: float
-    low: float
-    high: float
+    error: float
+    questions: int
 
     @property
     def half_width(self) -> float:
-        return (self.high - self.low) / 2
+        """Of the 95 % interval."""
+        return float(stats.t.ppf(0.975, max(1, self.questions - 1))) * self.error
+
+    @property
+    def p(self) -> float:
+        """Of the value being 0, two-sided."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.abs(np.float64(self.value)) / np.float64(self.error)
+        return float(2 * stats.t.sf(ratio, max(1, self.questions - 1)))
+
+    @property
+    def low(self) -> float:
+        return self.value - self.half_width
+
+    @property
+    def high(self) -> float:
+        return self.value + self.half_width
 
     @property
     def differs(self) -> bool:
@@ -114,6 +141,15 @@ class Interval:
 def interval(scores: Scores) -> Interval:
     """The aggregate with an interval over questions: those are independent, nodes of a question are not."""
     return _by_jackknife([scores.sums()], lambda totals: _cosine_of(totals[0]))
+
+
+def mean(question: IntArray, values: FloatArray, weight: FloatArray) -> Interval:
+    """The weighted mean of values of nodes, (U,), with an interval over questions; a NaN is left out."""
+    known = ~np.isnan(values)
+    _, place = np.unique(question[known], return_inverse=True)
+    counts = weight[known]
+    sums = np.stack([np.bincount(place, counts * values[known]), np.bincount(place, counts)], axis=1)
+    return _by_jackknife([sums.astype(np.float64)], lambda totals: totals[0][..., 0] / totals[0][..., 1])
 
 
 def difference(first: Scores, second: Scores) -> Interval:
@@ -131,17 +167,15 @@ def _spread(scores: Scores, questions: IntArray) -> FloatArray:
     return found
 
 
-def _by_jackknife(parts, statistic) -> Interval:  # type: ignore[no-untyped-def]
-    """Leave out a question at a time: (Q, 3) sums each, and what is made of their totals (…, 3)."""
-    totals = [part.sum(axis=0) for part in parts]
-    value = float(statistic(totals))
-    n = len(parts[0])
-    if n < 3:
-        return Interval(value, float("nan"), float("nan"))
-    without = statistic([total - part for total, part in zip(totals, parts, strict=True)])
-    error = float(np.sqrt((n - 1) / n * np.sum((without - without.mean()) ** 2)))
-    half = float(stats.t.ppf(0.975, n - 1)) * error
-    return Interval(value, value - half, value + half)
+def _by_jackknife(parts: Sequence[FloatArray], statistic: Callable[[list[FloatArray]], FloatArray]) -> Interval:
+    """Leave out a question at a time: (Q, s) sums each, and what is made of their totals (…, s)."""
+    n, totals = len(parts[0]), [part.sum(axis=0) for part in parts]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = float(statistic(totals))
+        if n < 3:
+            return Interval(value, float("nan"), n)
+        without = statistic([total - part for total, part in zip(totals, parts, strict=True)])
+    return Interval(value, float(np.sqrt((n - 1) / n * np.sum((without - without.mean()) ** 2))), n)
 
 
 def split(n: IntArray, k: FloatArray, rng: np.random.Generator) -> tuple[tuple[IntArray, FloatArray], ...]:
