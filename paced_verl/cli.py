@@ -245,7 +245,9 @@ def align(
     def measured() -> None:
         from paced_verl.checks import check
         from paced_verl.forcing.inputs import resolve
+        from paced_verl.forcing.tables import write
         from paced_verl.launch.hydra import compose, fork_workers
+        from paced_verl.report.alignment import write_page
 
         config = compose(overrides or [], config_name, config_path)
         paced, _ = check(config)
@@ -259,7 +261,11 @@ def align(
 
         fork_workers(config)
         measurement = inputs.measurement(start(config), out)
-        asyncio.run(measurement.run(_say))
+        nodes = asyncio.run(measurement.run(_say))
+        write(measurement, nodes, inputs.judge.tokenizer.decode)
+        page = out / "alignment.html"
+        write_page(out, page)
+        _say(str(page))
 
     _or_exit(measured)
 

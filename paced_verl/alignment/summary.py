@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -172,6 +175,66 @@ def by_pass_rate(one: Aligned, rates: Mapping[int, float]) -> dict[int, Interval
     """
     fifth = np.array([min(int(rates[int(q)] * FIFTHS), FIFTHS - 1) for q in one.scores.question])
     return {int(f): interval(one.scores[fifth == f]) for f in np.unique(fifth)}
+
+
+def summarise(
+    found: Measured,
+    aligned: Sequence[Aligned],
+    without: tuple[Measured, Sequence[Aligned]],
+    names: Sequence[str],
+    correct: npt.NDArray[np.bool_],
+    rates: Mapping[int, float],
+    seed: int,
+) -> dict[str, Any]:
+    """All numbers, as JSON has them.
+
+    Args:
+        found, aligned: What was measured, and its scores.
+        without: The same from visits that leave a node's own response out.
+        names: Of the teachers, in the nodes' order; the others know nothing.
+        correct: (U,) of the nodes of ``without``: whether their response was.
+        rates: The pass rate of each question.
+        seed: Of the halves.
+
+    Returns:
+        ``teachers``, ``outcomes``, ``windows``, ``pass_rates`` (lists of rows), ``against``: differences between
+        teachers under the same divergence, and ``p_holm`` in the rows of ``outcomes``, over all teachers and outcomes.
+    """
+    rng, everyone = np.random.default_rng(seed), dict(zip(names, stacked(found.nodes)[1], strict=True))
+    teachers = [of_teacher(one, found, everyone.get(one.teacher), rng) for one in aligned]
+    known = [one for one in aligned if one.teacher in everyone]
+    both = [outcomes(one, without[0], correct) for one in without[1] if one.teacher in everyone]
+    compared = [one for one in both if one is not None]
+    adjusted = holm([part.p for one in compared for part in (one.correct, one.wrong)]).reshape(-1, 2)
+    return {
+        "teachers": [_plain(one) for one in teachers],
+        "outcomes": [
+            _plain(one) | {"p_holm": {"correct": float(p[0]), "wrong": float(p[1])}}
+            for one, p in zip(compared, adjusted, strict=True)
+        ],
+        "windows": [_key(one) | {"window": w, **_plain(v)} for one in known for w, v in by_window(one, found).items()],
+        "pass_rates": [
+            _key(one) | {"fifth": f, **_plain(v)} for one in known for f, v in by_pass_rate(one, rates).items()
+        ],
+        "against": [
+            {"first": first.teacher, "second": second.teacher, "divergence": first.divergence}
+            | _plain(difference(first.scores, second.scores))
+            for first, second in itertools.combinations(aligned, 2)
+            if first.divergence == second.divergence
+        ],
+    }
+
+
+def _key(one: Aligned) -> dict[str, str]:
+    return {"teacher": one.teacher, "divergence": one.divergence, "support": one.support}
+
+
+def _plain(one: Any) -> dict[str, Any]:
+    """A dataclass as JSON has it, intervals with their ends."""
+    if isinstance(one, Interval):
+        return {"value": one.value, "low": one.low, "high": one.high, "questions": one.questions}
+    parts = {field.name: getattr(one, field.name) for field in dataclasses.fields(one)}
+    return {name: _plain(part) if isinstance(part, Interval) else part for name, part in parts.items()}
 
 
 def holm(p_values: Sequence[float]) -> FloatArray:

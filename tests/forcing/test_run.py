@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -18,10 +19,12 @@ from paced_verl.alignment.tree import FREE
 from paced_verl.config import AlignmentConfig
 from paced_verl.errors import PacedError
 from paced_verl.forcing import run as runs
+from paced_verl.forcing import tables
 from paced_verl.forcing.ask import Policy, Student
 from paced_verl.forcing.questions import STUDENT, Question, Teacher, teachers
 from paced_verl.forcing.run import Measurement, Scoring
 from paced_verl.forcing.store import Store
+from paced_verl.report.alignment import render
 from paced_verl.teacher.context import TeacherContext
 from tests.alignment.enumerable import EnumerableModel
 
@@ -199,3 +202,32 @@ def test_who_teaches() -> None:
     assert [t.key for t in teachers(["big"], contexts)] == ["big", "big", None]
     with pytest.raises(PacedError, match="no teacher of itself"):
         teachers([], contexts[:1])
+
+
+def test_what_it_leaves_adds_up_and_the_page_shows_it(done: Any, tmp_path: Path) -> None:
+    one, nodes = done
+    folder = one.store.folder
+    numbers = tables.write(one, nodes, lambda tokens: "<" + ",".join(map(str, tokens)) + ">")
+    assert numbers["rollouts"] == {"free": 144, "forced": len(one.entries) - 144}
+    assert numbers["nodes"]["chosen"] == 72
+    assert numbers["nodes"]["scored"] + sum(numbers["nodes"]["dropped"].values()) == 72
+    scores = pq.read_table(folder / tables.SCORES).to_pylist()
+    teachers = {"model/none", "sharpen", "suppress", "shuffle"}
+    assert {row["teacher"] for row in scores} == teachers
+    assert {(row["support"], row["divergence"]) for row in scores} == {("kept", "reverse_kl")}
+    tokens = pq.read_table(folder / tables.TOKENS).to_pylist()
+    assert {row["node"] for row in tokens} == set(range(numbers["nodes"]["scored"]))
+    assert all(row["k"] <= row["n"] for row in tokens)
+    page = render(folder)
+    for name in teachers:
+        assert name in page
+    assert "&lt;0" in page or "&lt;1" in page
+    assert "6 questions: intervals over so few are rough" in page
+
+
+def test_who_has_nothing_to_score_is_told(tmp_path: Path) -> None:
+    one = measurement(tmp_path, rollouts=2, nodes=1)
+    asyncio.run(one._free(lambda _: None))
+    nodes = asyncio.run(one._choose())
+    with pytest.raises(PacedError, match="too few visits"):
+        tables.write(one, nodes, str)
