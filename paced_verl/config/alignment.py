@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 from typing_extensions import Self
 
 from paced_verl.alignment.distil import NULLS
-from paced_verl.config.base import Block, Number, Steps, Text
+from paced_verl.config.base import Block, Number, Steps, Text, Whole
 from paced_verl.divergence.functions import get_divergence
 from paced_verl.errors import nearest
 from paced_verl.teacher.context import TeacherContext
@@ -45,18 +45,18 @@ class BudgetConfig(Block):
 class AlignmentConfig(Block):
     """What is measured."""
 
-    questions: Annotated[int, Field(ge=1)] = 64
+    questions: Steps = 64
     """Prompts of the training data, drawn by ``sampler.seed``; equal numbers of each fifth of the pass rate where a
     table is known (``pass_rate.file``)."""
-    rollouts: Annotated[int, Field(ge=1)] = 64
+    rollouts: Steps = 64
     """Free responses of the student to each."""
-    nodes: Annotated[int, Field(ge=1)] = 32
+    nodes: Steps = 32
     """Positions of these a question, over depth windows that double."""
-    visits: Annotated[int, Field(ge=2)] = 40
+    visits: Annotated[Whole, Field(ge=2)] = 40
     """Continuations a token, on average; more where two teachers would move the success most."""
     threshold: Annotated[Number, Field(ge=0, lt=1)] = 0.02
     """A token counts if the student or a teacher says it with more than this probability."""
-    tokens: Annotated[int, Field(ge=2)] = 8
+    tokens: Annotated[Whole, Field(ge=2)] = 8
     """Of a node at most."""
     support: Literal["kept", "full"] = "kept"
     """``kept``: probabilities of these tokens alone, made to sum to 1 (the paper). ``full``: all others are one more
@@ -74,8 +74,6 @@ class AlignmentConfig(Block):
     truncated: Literal["fail", "drop"] = "fail"
     """What a response that reaches the length limit without an end is."""
     budget: BudgetConfig = BudgetConfig()
-    every_steps: Steps | None = None
-    """Within a run: measure every so many steps, with the run's own servers."""
 
     @model_validator(mode="after")
     def _names_once(self) -> Self:
