@@ -232,6 +232,44 @@ def gradient_snr(
     _or_exit(measured)
 
 
+@app.command()
+def align(
+    out: Annotated[Path, typer.Option(help="Folder of rollouts and tables; goes on in it.")],
+    overrides: Overrides = None,
+    only_plan: Annotated[bool, typer.Option("--plan", help="Say what it costs, and start nothing.")] = False,
+    config_name: ConfigName = "ppo_trainer",
+    config_path: ConfigPath = None,
+) -> None:
+    """Measure where a teacher's loss moves the student towards success: settings under paced.alignment."""
+
+    def measured() -> None:
+        from paced_verl.checks import check
+        from paced_verl.forcing.inputs import resolve
+        from paced_verl.forcing.tables import write
+        from paced_verl.launch.hydra import compose, fork_workers
+        from paced_verl.report.alignment import write_page
+
+        config = compose(overrides or [], config_name, config_path)
+        paced, _ = check(config)
+        inputs = resolve(config, paced)
+        _say(str(inputs))
+        if only_plan:
+            return
+        import asyncio
+
+        from paced_verl.teacher.servers import start
+
+        fork_workers(config)
+        measurement = inputs.measurement(start(config), out)
+        nodes = asyncio.run(measurement.run(_say))
+        write(measurement, nodes, inputs.judge.tokenizer.decode)
+        page = out / "alignment.html"
+        write_page(out, page)
+        _say(str(page))
+
+    _or_exit(measured)
+
+
 @evaluation.command()
 def accuracy(
     model: Annotated[

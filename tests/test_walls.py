@@ -20,7 +20,8 @@ MAY: dict[str, set[str]] = {
     "tasks": set(),
     "cpu": set(),
     "teacher": {"divergence"},
-    "config": {"divergence", "pacing", "teacher"},
+    "alignment": {"divergence"},
+    "config": {"alignment", "divergence", "pacing", "teacher"},
     "targets": {"config", "pacing", "teacher"},
     "run": {"config", "pacing", "targets"},
     "checks": {"config", "pacing", "targets", "teacher"},
@@ -29,11 +30,12 @@ MAY: dict[str, set[str]] = {
     "launch": {"advantage", "checks", "config", "cpu", "pacing", "training"},
     "evaluate": {"launch", "pacing"},
     "diagnostics": {"pacing"},
+    "forcing": {"alignment", "config", "pacing", "targets", "teacher"},
     "gradients": {"config", "diagnostics", "divergence", "evaluate", "pacing", "targets", "teacher"},
-    "report": {"diagnostics", "pacing", "targets"},
+    "report": {"alignment", "diagnostics", "pacing", "targets"},
 }
 """Of each folder with code: the folders it may import besides itself and the ground. From the bottom upwards."""
-PURE = ("divergence", "pacing", "config", "run", "report", "diagnostics")
+PURE = ("divergence", "pacing", "config", "run", "report", "diagnostics", "alignment")
 DATA = ("_hydra", "configs")  # nobody imports them
 DOORS = ("__init__.py", "cli.py")  # verl's and a person's: they import whatever they lead to
 

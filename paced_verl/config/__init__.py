@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, StrictBool, model_validator
 
+from paced_verl.config.alignment import AlignmentConfig
 from paced_verl.config.base import Block, ConfigError
 from paced_verl.config.pacing import KernelConfig, PassRateConfig, RouteConfig, SamplerConfig, WeightConfig
 from paced_verl.config.schedule import StageConfig
@@ -20,6 +21,7 @@ from paced_verl.errors import PacedError
 from paced_verl.pacing.schedule import Schedule
 
 __all__ = [
+    "AlignmentConfig",
     "ConfigError",
     "EndpointConfig",
     "KernelConfig",
@@ -46,6 +48,7 @@ class PacedConfig(Block):
     targets: TargetsConfig = TargetsConfig()
     tokens: TokensConfig = TokensConfig()
     route: RouteConfig | None = None
+    alignment: AlignmentConfig = AlignmentConfig()
     strict: StrictBool = False
     """Whether a setting of verl's that would be replaced or ignored is an error."""
 

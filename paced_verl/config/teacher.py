@@ -27,8 +27,23 @@ def _names_contexts(context: Any) -> Any:
     if not names or not all(isinstance(part, str) and part.strip() for part in (*keys, *names)):
         raise ValueError("expected the name of a context, the path of a template, or {teacher key: context}")
     for name in names:
-        TeacherContext(name)
+        for_training(name)
     return context
+
+
+def for_training(name: str) -> str:
+    """The name of a context, if a run can show what it shows.
+
+    Raises:
+        ValueError: It cannot, or there is no such context.
+    """
+    context = TeacherContext(name)
+    if not context.trains:
+        raise ValueError(
+            f"{name} shows {' and '.join(sorted(context.needs - {'rollout'}))}, which only `paced-verl align` has; "
+            "in a run choose none, solution, answer or rollout, or a template of these"
+        )
+    return name
 
 
 class TeacherConfig(Block):

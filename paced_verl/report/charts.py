@@ -87,6 +87,18 @@ def accuracy(runs: Mapping[str, Sequence[Moment]], by: str, title: str, shown: R
     return _chart(figure)
 
 
+def with_intervals(traces: Mapping[str, Sequence[tuple[str, float, float]]], title: str) -> Chart:
+    """Numbers by category, each with half of its 95 % interval, a colour a trace."""
+    figure = _figure(yaxis={"title": title}, hovermode="closest")
+    for i, (name, points) in enumerate(traces.items()):
+        bars = {"type": "data", "array": [half for *_, half in points], "thickness": 1.2, "width": 3}
+        style = {"mode": "markers", "marker": {"size": 8, "color": COLOURS[i % len(COLOURS)]}}
+        places, values = [place for place, *_ in points], [value for _, value, _ in points]
+        figure.add_scatter(x=places, y=values, name=short(name), error_y=bars, **style)
+    figure.update_xaxes(type="category")
+    return _chart(figure)
+
+
 def budget(tokens: Mapping[str, Mapping[str, float]]) -> Chart:
     """Tokens by kind, a bar a run."""
     figure = _figure(barmode="stack", xaxis={"title": "tokens"}, hovermode="closest")

@@ -3,6 +3,7 @@
 A context is a Jinja template that replaces the content of the prompt's last message, whatever its role. It may use
 ``problem`` (that message), ``solution`` (``extra_info[solution_key]``), ``answer`` (``reward_model.ground_truth``),
 ``extra_info`` and ``rollout`` (a correct response of the student to the same prompt, never the one that is scored).
+`paced-verl align` also knows ``wrong`` (a wrong response to it) and ``other`` (the solution of another problem).
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from paced_verl.errors import PacedError, nearest
 
-BUILTIN = ("none", "solution", "answer", "rollout")
-SHOWN = ("rollout",)
-"""What a template may show that no row has: a correct response of the student to the same problem."""
+BUILTIN = ("none", "solution", "answer", "rollout", "two_rollouts", "other")
+SHOWN = ("rollout", "wrong", "other")
+"""What a template may show that no row has: a correct and a wrong response of the student to the same problem, and the
+solution of another one."""
 NAMES = ("problem", "solution", "answer", "extra_info", *SHOWN)
 _FOLDER = Path(__file__).parent / "templates"
 
@@ -90,6 +92,11 @@ class TeacherContext:
     def needs(self) -> frozenset[str]:
         """What it shows that no row has: names of :data:`SHOWN`."""
         return self.variables & frozenset(SHOWN)
+
+    @property
+    def trains(self) -> bool:
+        """Whether a run has all that it shows: of a wrong response and of other problems only a diagnosis knows."""
+        return self.needs <= {"rollout"}
 
     def messages(self, row: Mapping[str, Any], shown: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
         """The teacher's chat messages for a row.

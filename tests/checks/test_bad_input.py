@@ -106,6 +106,26 @@ KEYS: dict[str, tuple[str, bool]] = {
     "route.mastered": (NUMBER, False),
     "route.hopeless": (NUMBER, False),
     "route.context": (TEXT, False),
+    "alignment": (BLOCK, False),
+    "alignment.questions": (WHOLE, False),
+    "alignment.rollouts": (WHOLE, False),
+    "alignment.nodes": (WHOLE, False),
+    "alignment.visits": (WHOLE, False),
+    "alignment.threshold": (NUMBER, False),
+    "alignment.tokens": (WHOLE, False),
+    "alignment.support": (CHOICE, False),
+    "alignment.divergence": (LIST, False),
+    "alignment.divergence.0": (TEXT, False),
+    "alignment.contexts": (LIST, False),
+    "alignment.contexts.0": (TEXT, False),
+    "alignment.nulls": (LIST, False),
+    "alignment.nulls.0": (TEXT, False),
+    "alignment.truncated": (CHOICE, False),
+    "alignment.budget": (BLOCK, False),
+    "alignment.budget.rollouts": (WHOLE, True),
+    "alignment.budget.tokens": (WHOLE, True),
+    "alignment.budget.minutes": (NUMBER, True),
+    "alignment.budget.half_width": (NUMBER, True),
     "strict": (FLAG, False),
 }
 ADVANTAGE_KEYS = {
@@ -142,6 +162,8 @@ def block_with(key: str, value: Any) -> dict[str, Any]:
         block["targets"] = {"endpoint": dict(ENDPOINT)}
     if key.startswith("weight.prior."):
         block["weight"] = {"estimate": "posterior", "prior": [1.0, 1.0]}
+    if key.startswith("alignment.") and key.endswith(".0"):
+        block["alignment"] = {key.split(".")[1]: [""]}
     if key.startswith("schedule.0.divergence."):
         block["schedule"][0] |= {"divergence": {"from": "forward_kl", "to": "reverse_kl"}, "parameters": {}}
     if key.startswith("schedule.0.coef."):
@@ -212,7 +234,8 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def test_no_key_is_left_out_here() -> None:
-    below = {"schedule.0", "schedule.0.parameters.beta", "weight.prior.0"}
+    lists = {f"alignment.{name}.0" for name in ("divergence", "contexts", "nulls")}
+    below = {"schedule.0", "schedule.0.parameters.beta", "weight.prior.0", *lists}
     assert set(KEYS) - below == set(names(PacedConfig))
     assert set(ADVANTAGE_KEYS) - {"prior.0"} == set(names(AdvantageConfig))
 

@@ -152,7 +152,9 @@ def test_what_measures_a_prompt_again_or_never_drops_one_is_accepted(block: dict
 
 
 def types(tree: Any) -> Any:
-    """The tree with every value beside its type, since 1 equals 1.0 and true."""
+    """The tree with every value beside its type, since 1 equals 1.0 and true. YAML has lists where we have tuples."""
+    if isinstance(tree, tuple | list):
+        return [types(value) for value in tree]
     return {key: types(value) for key, value in tree.items()} if isinstance(tree, dict) else (type(tree), tree)
 
 
