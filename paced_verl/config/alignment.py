@@ -7,14 +7,14 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 from typing_extensions import Self
 
-from paced_verl.alignment.distil import NULLS
 from paced_verl.config.base import Block, Number, Steps, Text, Whole
-from paced_verl.divergence.functions import get_divergence
 from paced_verl.errors import nearest
 from paced_verl.teacher.context import TeacherContext
 
 
 def _divergence(name: str) -> str:
+    from paced_verl.divergence import get_divergence
+
     get_divergence(name)
     return name
 
@@ -25,6 +25,8 @@ def _context(name: str) -> str:
 
 
 def _null(name: str) -> str:
+    from paced_verl.alignment.distil import NULLS
+
     if name not in NULLS and name != "shuffle":
         raise ValueError(f"there is no such null teacher. {nearest(name, [*NULLS, 'shuffle'])}")
     return name
