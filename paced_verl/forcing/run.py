@@ -17,6 +17,7 @@ from paced_verl.alignment.targets import choose_positions
 from paced_verl.alignment.tree import FREE, Rollout, Tree
 from paced_verl.alignment.visits import ROUNDS, Wanted, missing, plan
 from paced_verl.config import AlignmentConfig
+from paced_verl.errors import PacedError
 from paced_verl.forcing.ask import Student, Written, together, top_of
 from paced_verl.forcing.questions import Answered, Question, shown
 from paced_verl.forcing.questions import Teacher as Who
@@ -153,6 +154,13 @@ class Measurement:
         ]
         await self._in_parts(asked, limited=False)
         correct = np.mean([e.written.rollout.success for e in self.entries if e.written.rollout.forced == FREE])
+        if correct in (0, 1):
+            raise PacedError(
+                f"All of {len(asked) or len(self.entries)} free responses were {'correct' if correct else 'wrong'}, so "
+                "nothing that the student says makes a difference and every gradient of success is 0. Look at the "
+                f"responses in {self.store.parts} and at the reward function; else choose other prompts "
+                "(paced.pass_rate.file draws them by pass rate)."
+            )
         say(
             f"{len(self.questions)} questions, {self.settings.rollouts} free responses each: {correct:.0%} correct; "
             f"{self._pace()}"

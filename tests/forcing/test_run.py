@@ -231,3 +231,11 @@ def test_who_has_nothing_to_score_is_told(tmp_path: Path) -> None:
     nodes = asyncio.run(one._choose())
     with pytest.raises(PacedError, match="too few visits"):
         tables.write(one, nodes, str)
+
+
+@pytest.mark.parametrize(("always", "word"), [(True, "correct"), (False, "wrong")])
+def test_a_verifier_that_always_says_the_same_is_told(always: bool, word: str, tmp_path: Path) -> None:
+    one = measurement(tmp_path)
+    one.student.judge = lambda row, tokens: ("", always)  # type: ignore[assignment]
+    with pytest.raises(PacedError, match=f"All of 144 free responses were {word}"):
+        asyncio.run(one.run(lambda _: None))
