@@ -9,7 +9,19 @@ import numpy as np
 from pydantic import AfterValidator, Field, StrictBool, model_validator
 from typing_extensions import Self
 
-from paced_verl.config.base import Block, Exponent, Fraction, Number, PriorCount, Share, Steps, Temperature, Text, Whole
+from paced_verl.config.base import (
+    Block,
+    Exponent,
+    Factor,
+    Fraction,
+    Number,
+    PriorCount,
+    Share,
+    Steps,
+    Temperature,
+    Text,
+    Whole,
+)
 from paced_verl.pacing.instructions import Route
 from paced_verl.pacing.kernel import Kernel, fit_exponents, fit_prior
 from paced_verl.pacing.pass_rates import PassRateTable
@@ -53,6 +65,19 @@ class KernelConfig(Block):
         )
 
 
+class OutcomeConfig(Block):
+    """What a response of the student's weighs by how it ended, beside the weight of its prompt."""
+
+    correct: Factor = 1.0
+    wrong: Factor = 1.0
+
+    @model_validator(mode="after")
+    def _weighs(self) -> Self:
+        if self.correct == self.wrong == 0:
+            raise ValueError("correct: 0 and wrong: 0 leave nothing to train on")
+        return self
+
+
 class WeightConfig(KernelConfig):
     """How a prompt's pass rate becomes its weight in the loss. ``prior: null`` is fitted (empirical Bayes)."""
 
@@ -62,6 +87,9 @@ class WeightConfig(KernelConfig):
     """``table``: the pass rate known when the prompt is drawn. ``group``: that of the step's own rollouts of it."""
     teacher: Literal["gate", "min", "product"] | None = None
     """What the teacher's own pass rate makes of the weight: :class:`paced_verl.pacing.reliability.Reliability`."""
+    outcome: OutcomeConfig | None = None
+    """Factors of a response that is correct, and of one that is not; null: as if both were 1. Of weight 0 the teacher
+    scores none."""
 
     @model_validator(mode="after")
     def _consistent(self) -> WeightConfig:

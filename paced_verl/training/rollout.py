@@ -229,6 +229,7 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
         row = sample_kwargs
         context = self._context(row)
         shown = await self._look_at_group(output, row, context)
+        self._weigh_outcome(output, row)
         by_student = row.pop(fields.SELF)
         teacher = self.student if by_student else self.teacher
         weighs = row[fields.WEIGHT].item() > 0
@@ -283,6 +284,12 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
             fields.count(row, no_context=1)
             return {}
         return {"rollout": rollout}
+
+    def _weigh_outcome(self, output: AgentLoopOutput, row: dict[str, Any]) -> None:
+        """Weigh a response of the student's by how it ended, where that is asked for."""
+        factors = self.paced.weight.outcome
+        if factors is not None and self.paced.schedule[int(row[fields.STAGE])].responses == "student":
+            row[fields.WEIGHT].mul_(factors.correct if self._is_correct(output) else factors.wrong)
 
     def _context(self, row: dict[str, Any]) -> TeacherContext:
         if row.get(fields.SELF):

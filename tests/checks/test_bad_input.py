@@ -48,6 +48,9 @@ KEYS: dict[str, tuple[str, bool]] = {
     "pass_rate.max_age": (WHOLE, True),
     "pass_rate.teacher_samples": (WHOLE, True),
     "weight.teacher": (CHOICE, True),
+    "weight.outcome": (BLOCK, True),
+    "weight.outcome.correct": (NUMBER, False),
+    "weight.outcome.wrong": (NUMBER, False),
     "pass_rate.at_end": (FLAG, False),
     "pass_rate.from_training": (FLAG, False),
     "pass_rate.decay": (NUMBER, False),
@@ -135,7 +138,8 @@ ADVANTAGE_KEYS = {
     "task_coef": (NUMBER, False),
     "strict": (FLAG, False),
 }
-del ADVANTAGE_KEYS["fit"], ADVANTAGE_KEYS["source"], ADVANTAGE_KEYS["teacher"]
+for _key in ("fit", "source", "teacher", "outcome", "outcome.correct", "outcome.wrong"):
+    del ADVANTAGE_KEYS[_key]
 
 WRONG: dict[str, tuple[Any, ...]] = {
     NUMBER: (True, "1", "x", "", [], [1.0], 10**400),

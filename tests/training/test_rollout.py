@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from verl.trainer.ppo.v1 import replay_buffer
 
 from paced_verl import fields
+from paced_verl.config.pacing import OutcomeConfig
 from paced_verl.run.group import Group, Scored
 from paced_verl.run.outcomes import Outcome, Report
 from paced_verl.teacher.context import TeacherContext
@@ -46,6 +47,8 @@ def worker(filters: bool, teacher: Teacher, student: Teacher | None = None) -> P
         pass_rate=SimpleNamespace(threshold=0.5),
         teacher=SimpleNamespace(context="none", topk=1),
         route=SimpleNamespace(context="none"),
+        weight=SimpleNamespace(outcome=None),
+        schedule=[SimpleNamespace(responses="student"), SimpleNamespace(responses="teacher")],
     )
     made.config = OmegaConf.create({"distillation": {"teacher_key": "data_source"}})
     made.model_config = SimpleNamespace(hf_config=SimpleNamespace(vocab_size=8))
@@ -130,6 +133,28 @@ def test_a_group_is_dropped_where_verl_drops_it(metrics: list[float], monkeypatc
     buffer._dapo_classification_cache = defaultdict(dict)
     dropped, _ = buffer._dapo_filtered_keys("train")
     assert group.uniform == ("u" in dropped)
+
+
+@pytest.mark.parametrize(("stage", "expected"), [(0, [2.0, 0.0, 2.0]), (1, [4.0, 4.0, 4.0])])
+def test_a_response_weighs_by_how_it_ended_and_one_of_the_teachers_as_its_prompt(
+    stage: int, expected: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weight 4 of the prompt, halved where correct and nothing where wrong; what weighs nothing is not scored."""
+    made = worker(filters=False, teacher=Teacher())
+    made.paced.weight.outcome = OutcomeConfig(correct=0.5, wrong=0.0)
+    seen: list[float] = []
+    scores = VERL._run_agent_loop
+
+    async def run_and_look(self: Any, *args: Any, **row: Any) -> Any:
+        row[fields.STAGE] = torch.tensor([stage])
+        output = await scores(self, *args, **row)
+        seen.append(row[fields.WEIGHT].item())
+        return output
+
+    monkeypatch.setattr(VERL, "_run_agent_loop", run_and_look)
+    run(made, [1.0, 0.0, 1.0], weight=4.0)
+    assert seen == expected
+    assert made.teacher.asked == sum(weight > 0 for weight in expected)
 
 
 def test_a_teacher_that_is_measured_writes_under_its_own_context(monkeypatch: pytest.MonkeyPatch) -> None:
