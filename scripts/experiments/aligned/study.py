@@ -117,8 +117,8 @@ def command(case: Case, models: Path, out: Path) -> list[str]:
 
 
 def saved_by_contrast(out: Path) -> dict[str, float]:
-    """Variance of ⟨g, d⟩ over all nodes with visits by |c|, over that with as many uniform visits: the share of rollouts
-    that the same interval takes. By the measured success, of the first teacher's reverse KL."""
+    """Share of the rollouts that visits by |c| take for the interval of uniform ones: the variance of ⟨g, d⟩ over all
+    nodes under both, by the measured success, of the first teacher's reverse KL."""
     tokens = pl.read_parquet(out / "tokens.parquet")
     by_contrast = uniform = 0.0
     for question in tokens.partition_by("question"):
