@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 from rich.table import Column, Table
+from typer.core import TyperGroup
 
 from paced_verl.errors import PacedError
 
@@ -24,6 +25,20 @@ evaluation = typer.Typer(no_args_is_help=True, help="What a distilled model gain
 app.add_typer(evaluation, name="eval")
 diagnosis = typer.Typer(no_args_is_help=True, help="What can be known before a run is paid for.")
 app.add_typer(diagnosis, name="diagnose")
+
+
+class _MeasuresByDefault(TyperGroup):
+    """``align <overrides>`` is ``align measure <overrides>``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        known = {*self.commands, "--help"}
+        return super().parse_args(ctx, args if args and args[0] in known else ["measure", *args])
+
+
+alignment = typer.Typer(
+    cls=_MeasuresByDefault, help="Where a teacher's loss moves the student towards success, from rollouts alone."
+)
+app.add_typer(alignment, name="align")
 _Result = TypeVar("_Result")
 
 
@@ -232,7 +247,7 @@ def gradient_snr(
     _or_exit(measured)
 
 
-@app.command()
+@alignment.command("measure")
 def align(
     out: Annotated[Path, typer.Option(help="Folder of rollouts and tables; goes on in it.")],
     overrides: Overrides = None,
@@ -268,6 +283,46 @@ def align(
         _say(str(page))
 
     _or_exit(measured)
+
+
+@alignment.command("fit")
+def fit_aligned(
+    folder: Annotated[Path, typer.Argument(help="What `paced-verl align --out` has left.")],
+    out: Annotated[Path, typer.Option(help="File to write, for paced.tokens.file.")],
+    teacher: Annotated[str | None, typer.Option(help="Whose loss; the first one by default.")] = None,
+    divergence: Annotated[str | None, typer.Option(help="Of which; the first one by default.")] = None,
+    seed: Annotated[int, typer.Option(help="Of folds and intervals.", min=0)] = 0,
+) -> None:
+    """Fit which tokens' loss points towards success, for paced.tokens.select=aligned; judged on other questions."""
+
+    def fitted() -> None:
+        from paced_verl.alignment.predict import fit_to
+
+        found = fit_to(folder, teacher, divergence, seed)
+        found.save(out)
+        ours, bar = found.held_out, found.position
+        _say(
+            f"{found.teacher}, {found.divergence}: {found.nodes} nodes of {found.questions} questions\n"
+            f"on questions it has not seen: AUROC {ours.auroc:.2f} ({ours.low:.2f} to {ours.high:.2f}); "
+            f"the position alone {bar.auroc:.2f} ({bar.low:.2f} to {bar.high:.2f})"
+        )
+        if ours.low <= bar.auroc:
+            _say("That is no better than the position alone, as far as can be told: do not train by it.", style="red")
+
+    _or_exit(fitted)
+
+
+@alignment.command("report")
+def report_alignment(
+    folder: Annotated[Path, typer.Argument(help="What `paced-verl align --out` has left.")],
+    out: Annotated[Path | None, typer.Option(help="File to write. Default: alignment.html in the folder.")] = None,
+) -> None:
+    """Write the page of a measurement again."""
+    from paced_verl.report.alignment import write_page
+
+    page = out or folder / "alignment.html"
+    _or_exit(lambda: write_page(folder, page))
+    _say(str(page))
 
 
 @evaluation.command()

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from paced_verl.alignment.distil import descent_direction
 from paced_verl.alignment.targets import contrast, support
+from paced_verl.divergence.functions import entropy, forward_kl, reverse_kl, teacher_categories
 
+FEATURES = ("student_entropy", "forward_kl", "reverse_kl", "tail_mass", "student_tail_mass")
+"""What the loss knows of every token, as :func:`~paced_verl.divergence.selection.register_token_weight` names it."""
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
@@ -49,6 +53,7 @@ class Node:
         tokens: int64 (m,) that are worth a look.
         student: float64 (m,) the student's log-probabilities, of the whole vocabulary.
         teachers: float64 (T, m) the teachers'; NaN where one could not be asked.
+        known: float64 (T, 5) what a training step would know there: ``FEATURES``; NaN likewise.
     """
 
     question: int
@@ -58,6 +63,7 @@ class Node:
     tokens: IntArray
     student: FloatArray
     teachers: FloatArray
+    known: FloatArray
 
 
 def node(
@@ -86,10 +92,20 @@ def node(
         *place,
         tokens=kept,
         student=student.of(kept, vocabulary),
-        teachers=np.stack([nothing if t is None else t.of(kept, vocabulary) for t in teachers])
-        if teachers
-        else np.zeros((0, len(kept))),
+        teachers=np.array([nothing if t is None else t.of(kept, vocabulary) for t in teachers]).reshape(-1, len(kept)),
+        known=np.array([known_of(student, t, vocabulary) for t in teachers]).reshape(-1, len(FEATURES)),
     )
+
+
+def known_of(student: TopOf, teacher: TopOf | None, vocabulary: int) -> FloatArray:
+    """(5,) ``FEATURES`` of a position, over the teacher's top-k and the tail as in a training step; NaN without one."""
+    if teacher is None:
+        return np.full(len(FEATURES), np.nan)
+    theirs = teacher_categories(torch.from_numpy(teacher.log_probs)[None], vocabulary)
+    own = torch.from_numpy(student.of(teacher.ids, vocabulary))[None]
+    ours = teacher_categories(own, vocabulary)
+    values = (entropy(ours), forward_kl(ours, theirs), reverse_kl(ours, theirs), theirs[:, -1].exp(), ours[:, -1].exp())
+    return np.array([float(value) for value in values])
 
 
 def stacked(nodes: Sequence[Node]) -> tuple[FloatArray, FloatArray]:

@@ -11,7 +11,7 @@ from paced_verl.checks.data import training_data
 from paced_verl.checks.models import models
 from paced_verl.checks.reward import migrated, reward_function
 from paced_verl.checks.scan import Rows
-from paced_verl.checks.tables import pass_rates
+from paced_verl.checks.tables import pass_rates, predictor
 from paced_verl.checks.targets import stored_targets
 from paced_verl.config import PacedConfig
 
@@ -29,7 +29,8 @@ def file_problems(config: DictConfig, paced: PacedConfig | None) -> list[str]:
         return rows.problems
     if paced is None:
         return list(reward_function(config, rows))
-    problems = [*pass_rates(config, paced, rows), *models(config, paced, rows), *reward_function(config, rows)]
+    tables = [*pass_rates(config, paced, rows), *predictor(paced)]
+    problems = [*tables, *models(config, paced, rows), *reward_function(config, rows)]
     return problems or list(stored_targets(config, paced))
 
 

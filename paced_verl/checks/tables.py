@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 from omegaconf import DictConfig
 
+from paced_verl.alignment.predict import Predictor
 from paced_verl.checks.data import number_of_prompts
 from paced_verl.checks.scan import Rows
 from paced_verl.config import PacedConfig
+from paced_verl.errors import PacedError
 from paced_verl.pacing.pass_rates import PassRateTable
 from paced_verl.pacing.sampler import PassRateSampler
 
@@ -47,6 +49,15 @@ def pass_rates(config: DictConfig, paced: PacedConfig, rows: Rows) -> Iterator[s
         yield f"{KEY}={path}: no prompt in it has a sample, so nothing is known. {AGAIN}"
     else:
         yield from _weights(paced, table)
+
+
+def predictor(paced: PacedConfig) -> Iterator[str]:
+    """Problems of ``paced.tokens.file``."""
+    if paced.tokens.file is not None:
+        try:
+            Predictor.load(Path(paced.tokens.file))
+        except PacedError as error:
+            yield str(error)
 
 
 def _weights(paced: PacedConfig, table: PassRateTable) -> Iterator[str]:

@@ -91,10 +91,15 @@ class TeacherConfig(Block):
         return (self.context,) if isinstance(self.context, str) else tuple(self.context.values())
 
 
+ALIGNED = "aligned"
+"""``tokens.select``: by a predictor that ``paced-verl align fit`` has made."""
+
+
 def _token_weight(name: str) -> str:
     from paced_verl.divergence.selection import get_token_weight
 
-    get_token_weight(name)
+    if name != ALIGNED:
+        get_token_weight(name)
     return name
 
 
@@ -102,7 +107,16 @@ class TokensConfig(Block):
     """Which tokens of a response train."""
 
     select: Annotated[Text, AfterValidator(_token_weight)] | None = None
-    """``tip``: those where the student is uncertain or disagrees with the teacher (arXiv 2604.14084); or a name that
+    """``tip``: those where the student is uncertain or disagrees with the teacher (arXiv 2604.14084); ``aligned``:
+    those whose loss most likely points towards success, by ``file``; or a name that
     :func:`paced_verl.divergence.selection.register_token_weight` was given."""
+    file: Text | None = None
+    """The predictor of ``select: aligned``, made by ``paced-verl align fit``."""
     keep: Share = 0.5
     """Share of a response's tokens that is kept."""
+
+    @model_validator(mode="after")
+    def _has_its_predictor(self) -> TokensConfig:
+        if (self.select == ALIGNED) != (self.file is not None):
+            raise ValueError(f"file goes with select: {ALIGNED}, which needs one (`paced-verl align fit` makes it)")
+        return self

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from paced_verl.alignment.nodes import Node
+from paced_verl.alignment.nodes import FEATURES, Node
 from paced_verl.alignment.tree import FREE, Rollout
 from paced_verl.atomic import replacing
 from paced_verl.errors import PacedError
@@ -38,6 +38,7 @@ NODES = pa.schema(
         ("tokens", pa.list_(pa.int64())),
         ("student", pa.list_(pa.float64())),
         ("teachers", pa.list_(pa.list_(pa.float64()))),
+        ("known", pa.list_(pa.list_(pa.float64()))),
     ]
 )
 
@@ -119,6 +120,7 @@ class Store:
                 "tokens": node.tokens.tolist(),
                 "student": node.student.tolist(),
                 "teachers": node.teachers.tolist(),
+                "known": node.known.tolist(),
             }
             for node in nodes
         ]
@@ -143,6 +145,7 @@ class Store:
                 np.array(row["tokens"], np.int64),
                 np.array(row["student"], np.float64),
                 np.array(row["teachers"], np.float64).reshape(-1, len(row["tokens"])),
+                np.array(row["known"], np.float64).reshape(-1, len(FEATURES)),
             )
             for row in _read(file, NODES)
         ]

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from paced_verl.alignment.nodes import Node
+from paced_verl.alignment.nodes import FEATURES, Node
 from paced_verl.alignment.result import Aligned, Measured, align, measured
 from paced_verl.alignment.summary import summarise
 from paced_verl.alignment.targets import window_of
@@ -97,9 +97,17 @@ def _scores(aligned: Sequence[Aligned], found: Measured, one: Measurement) -> li
                     "noise": each.scores.noise[i],
                     "advantage": each.advantage[i],
                     "natural": each.natural[i],
+                    **_known(node, each.teacher, one),
                 }
             )
     return rows
+
+
+def _known(node: Node, teacher: str, one: Measurement) -> dict[str, float | None]:
+    """What a training step would know, for who stands for no null teacher."""
+    names = [each.name for each in one.scoring.teachers]
+    values = node.known[names.index(teacher)].tolist() if teacher in names else [None] * len(FEATURES)
+    return dict(zip(FEATURES, values, strict=True))
 
 
 def _tokens(

@@ -243,7 +243,15 @@ def _teacher(config: DictConfig, paced: PacedConfig, student: str) -> str:
 
 
 def objective_of(config: DictConfig, paced: PacedConfig, stage: StageConfig) -> Objective:
-    """What a stage trains, at its first step."""
+    """What a stage trains, at its first step.
+
+    Raises:
+        ConfigError: Tokens are chosen by a predictor, which a step of one response does not ask.
+    """
+    if paced.tokens.file is not None:
+        raise ConfigError(
+            "paced.tokens.select=aligned: `paced-verl diagnose snr` knows tip and registered token weights."
+        )
     divergence = stage.divergence
     return Objective(
         divergence=divergence.start if isinstance(divergence, InterpolationConfig) else divergence,

@@ -11,6 +11,8 @@ zero.
 
 from __future__ import annotations
 
+import functools
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,9 +26,10 @@ from verl.workers.utils.losses import ppo_loss
 from verl.workers.utils.padding import no_padding_2_padding
 
 from paced_verl import fields
+from paced_verl.alignment.predict import Predictor, aligned
 from paced_verl.config import PacedConfig
 from paced_verl.divergence import TokenDivergence, full_divergence, token_divergence
-from paced_verl.divergence.selection import get_token_weight
+from paced_verl.divergence.selection import TokenWeight, get_token_weight
 from paced_verl.names import LOSS_MODE
 from paced_verl.pacing.schedule import Schedule, Stage
 
@@ -48,6 +51,14 @@ def _only_under_the_paced_trainer(**_: Any) -> Any:
         f"distillation.distillation_loss.loss_mode={LOSS_MODE} runs under the paced trainer only: "
         "add +paced=two_stage (it sets trainer.v1.trainer_mode=paced_sync)."
     )
+
+
+@functools.cache
+def token_weight(select: str, file: str | None) -> TokenWeight:
+    """What chooses tokens; a predictor is read once a process."""
+    if file is not None:
+        return functools.partial(aligned, Predictor.load(Path(file)))
+    return get_token_weight(select)
 
 
 def paced_loss(
@@ -183,7 +194,8 @@ def _scalar(
     factor = weight
     if paced.tokens.select is not None:
         with torch.no_grad():
-            factor = weight * get_token_weight(paced.tokens.select)(diagnostics, trained, paced.tokens.keep)
+            weigh = token_weight(paced.tokens.select, paced.tokens.file)
+            factor = weight * weigh(diagnostics, trained, paced.tokens.keep)
     loss = agg_loss(values * factor, mask, config.loss_agg_mode, **global_batch)
 
     # Sums here, divided by the number of trained tokens on the driver: exact whatever the split into micro-batches.

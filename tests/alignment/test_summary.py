@@ -24,7 +24,16 @@ def planted(sign: np.ndarray, visits: int = 400, seed: int = 0) -> Measured:
         p, rates = rng.dirichlet(np.full(3, 5.0)), rng.permutation([0.2, 0.5, 0.8])
         q = p * np.exp(sign[i] * 2 * rates)
         nodes.append(
-            Node(i // EACH, i % EACH, 40 + 2 * (i % EACH), 0.5, np.arange(3), np.log(p), np.log(q / q.sum())[None])
+            Node(
+                question=i // EACH,
+                carrier=i % EACH,
+                position=40 + 2 * (i % EACH),
+                inclusion=0.5,
+                tokens=np.arange(3),
+                student=np.log(p),
+                teachers=np.log(q / q.sum())[None],
+                known=np.zeros((1, 5)),
+            )
         )
         n.append(np.full(3, float(visits)))
         k.append(rng.binomial(visits, rates).astype(float))

@@ -105,6 +105,7 @@ KEYS: dict[str, tuple[str, bool]] = {
     "tokens": (BLOCK, False),
     "tokens.select": (TEXT, True),
     "tokens.keep": (NUMBER, False),
+    "tokens.file": (TEXT, True),
     "route": (BLOCK, True),
     "route.mastered": (NUMBER, False),
     "route.hopeless": (NUMBER, False),
