@@ -4,6 +4,7 @@ python -m scripts.experiments.evidence run            # all of it, two runs at a
 python -m scripts.experiments.evidence run E1 E2      # parts of it; what was killed goes on where it was
 python -m scripts.experiments.evidence run --smoke    # two minutes
 python -m scripts.experiments.evidence snr            # agreement of gradients before any training
+VERL_PLATFORM=cpu python -m scripts.experiments.evidence verl   # the two regimes that matter most, with verl's trainer
 python -m scripts.experiments.evidence page           # tables, page and pictures, out of what has been run
 python -m scripts.experiments.evidence page --check   # compares page and pictures with the committed tables
 """
@@ -25,7 +26,7 @@ from scripts.experiments.page import PAGES, ROOT, put
 
 MODULE = "scripts.experiments.evidence"
 PAGE, TABLES = ROOT / "docs" / "experiments.md", PAGES / "evidence"
-SNR = TABLES / "snr.parquet"
+SNR, VERL = TABLES / "snr.parquet", TABLES / "verl.parquet"
 app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 console = Console(highlight=False)
 FOLDER = (
@@ -70,6 +71,19 @@ def snr(folder: Annotated[Path | None, typer.Option(help=FOLDER)] = None) -> Non
     rows = [row for seed in track(SEEDS[:10], console=console) for row in measure(seed, folder or default_folder())]
     TABLES.mkdir(parents=True, exist_ok=True)
     pl.DataFrame(rows).write_parquet(SNR)
+
+
+@app.command()
+def verl(
+    processes: Annotated[int, typer.Option(min=1, help="Runs at a time; about 6 GB of memory each.")] = 2,
+    folder: Annotated[Path | None, typer.Option(help="Models and runs; goes on in it.")] = None,
+) -> None:
+    """Run the two regimes that matter most with verl's trainer: four hours on two cores."""
+    from scripts.experiments.evidence import in_verl
+
+    rows = list(in_verl.run(folder or ROOT / "outputs" / "evidence" / "verl", processes))
+    TABLES.mkdir(parents=True, exist_ok=True)
+    pl.DataFrame(sorted(rows, key=lambda row: (row["regime"], row["seed"], row["arm"]))).write_parquet(VERL)
 
 
 @app.command()
