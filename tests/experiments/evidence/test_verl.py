@@ -1,0 +1,30 @@
+"""The verl half: an arm on verl's command line is the arm of the plain half."""
+
+from __future__ import annotations
+
+import pytest
+
+from paced_verl.config import PacedConfig
+from paced_verl.launch.hydra import compose
+from scripts.experiments.evidence import in_verl
+from scripts.experiments.evidence.arms import ARMS
+
+
+@pytest.mark.parametrize("name", in_verl.COMPARED)
+def test_overrides_are_the_arms_block(name: str) -> None:
+    config = compose(["+paced=two_stage", *in_verl.overrides(ARMS[name])])
+    there = PacedConfig.parse(config.paced)
+    stages = [{"until": 1.0, "divergence": "reverse_kl", "responses": "student"}]
+    wanted = PacedConfig.parse({"schedule": stages} | ARMS[name].block)
+    assert (there.weight, there.sampler, there.pass_rate) == (wanted.weight, wanted.sampler, wanted.pass_rate)
+    assert there.targets.keep == ("correct" if ARMS[name].keep_correct else "all")
+
+
+def test_half_of_the_prompts_are_what_the_student_has_never_seen() -> None:
+    for preset in in_verl.PRESETS.values():
+        assert preset.turns == ("spell_backward", "chain_sum")
+        assert set(preset.student.seen or {}) == {"spell_backward"}
+    wrong, right = (in_verl.PRESETS[regime] for regime in (in_verl.R2, in_verl.R3))
+    assert set(wrong.teacher.seen or {}) == {"spell_backward"}
+    assert right.teacher.seen is None
+    assert wrong.held_out == ("spell_backward",)
