@@ -15,6 +15,9 @@ from typer.core import TyperGroup
 from paced_verl.errors import PacedError
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from paced_verl.config import PacedConfig
     from paced_verl.pacing.pass_rates import PassRateTable
     from paced_verl.report.run import Run
 
@@ -81,13 +84,10 @@ def targets(
     overrides: Overrides = None, config_name: ConfigName = "ppo_trainer", config_path: ConfigPath = None
 ) -> None:
     """Have the teacher write its responses ahead of a run, into paced.targets.file. Goes on where it stopped."""
-    from paced_verl.checks import check
-    from paced_verl.launch.hydra import compose
     from paced_verl.targets.write import generate_targets
 
     def generate() -> dict[str, float]:
-        config = compose(overrides or [], config_name, config_path)
-        paced, _ = check(config)
+        config, paced = _settled(overrides, config_name, config_path)
         return generate_targets(config, paced)
 
     counts = _or_exit(generate)
@@ -224,15 +224,12 @@ def gradient_snr(
     """Measure how much the gradients of problems agree, by pass rate: what p(1−p) stands on. Loads both models."""
 
     def measured() -> None:
-        from paced_verl.checks import check
         from paced_verl.gradients.inputs import Options, resolve
         from paced_verl.gradients.measure import plan, run
         from paced_verl.gradients.result import NUMBERS, PICTURE, TABLE, evaluate, save
-        from paced_verl.launch.hydra import compose
         from paced_verl.report.snr import draw, exponents, table
 
-        config = compose(overrides or [], config_name, config_path)
-        paced, _ = check(config)
+        config, paced = _settled(overrides, config_name, config_path)
         options = Options(stage, module, model, per_bin, responses, dtype.value, dimensions, seed)
         measurement = plan(resolve(config, paced, options), out)
         _say(f"{measurement}\nworkers: {workers or 'one a GPU, or one without GPUs'}")
@@ -258,14 +255,12 @@ def align(
     """Measure where a teacher's loss moves the student towards success: settings under paced.alignment."""
 
     def measured() -> None:
-        from paced_verl.checks import check
         from paced_verl.forcing.inputs import resolve
         from paced_verl.forcing.tables import write
-        from paced_verl.launch.hydra import compose, fork_workers
+        from paced_verl.launch.hydra import fork_workers
         from paced_verl.report.alignment import write_page
 
-        config = compose(overrides or [], config_name, config_path)
-        paced, _ = check(config)
+        config, paced = _settled(overrides, config_name, config_path)
         inputs = resolve(config, paced)
         _say(str(inputs))
         if only_plan:
@@ -441,6 +436,15 @@ def _show(table: Table) -> None:
     """Print a table, fitted to the terminal; a pipe gets it as wide as it is."""
     console = Console()
     console.print(table) if console.is_terminal else Console(width=1000).print(table)
+
+
+def _settled(overrides: list[str] | None, config_name: str, config_path: Path | None) -> tuple[DictConfig, PacedConfig]:
+    """The configuration of a run, settled and checked, and its block."""
+    from paced_verl.checks import check
+    from paced_verl.launch.hydra import compose
+
+    config = compose(overrides or [], config_name, config_path)
+    return config, check(config)[0]
 
 
 def _or_exit(run: Callable[[], _Result]) -> _Result:

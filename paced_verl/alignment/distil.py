@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.special import log_softmax
 
 from paced_verl.divergence.functions import get_divergence
 
@@ -75,17 +76,17 @@ def dr_grpo_direction(ideal: FloatArray, group: int) -> FloatArray:
 
 def sharpened(student: FloatArray, power: float = 1.5) -> FloatArray:
     """q ∝ p^power: a teacher that knows nothing but is surer of everything."""
-    return _normalised(student * power)
+    return np.asarray(log_softmax(student * power, axis=-1))
 
 
 def suppressing(student: FloatArray, rare: float = 0.1) -> FloatArray:
     """q ∝ p e^{−1[p < rare]}: under reverse KL, a constant negative advantage on rare tokens (arXiv 2608.31046)."""
-    return _normalised(student - (np.exp(student) < rare))
+    return np.asarray(log_softmax(student - (np.exp(student) < rare), axis=-1))
 
 
 def uniform(student: FloatArray) -> FloatArray:
     """q the same for every token of the support."""
-    return _normalised(np.where(np.isneginf(student), -np.inf, 0.0))
+    return np.asarray(log_softmax(np.where(np.isneginf(student), -np.inf, 0.0), axis=-1))
 
 
 NULLS: dict[str, Callable[[FloatArray], FloatArray]] = {
@@ -94,9 +95,3 @@ NULLS: dict[str, Callable[[FloatArray], FloatArray]] = {
     "uniform": uniform,
 }
 """Teachers that know nothing of the problem: log-probabilities out of the student's own, (U, m) → (U, m)."""
-
-
-def _normalised(log_probs: FloatArray) -> FloatArray:
-    top = np.max(log_probs, axis=-1, keepdims=True)
-    shifted = log_probs - top
-    return np.asarray(shifted - np.log(np.sum(np.exp(shifted), axis=-1, keepdims=True)))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.special import log_softmax
 
 from paced_verl.alignment.distil import descent_direction
 from paced_verl.alignment.targets import contrast, support
@@ -126,11 +127,10 @@ def on_support(log_probs: FloatArray, support: str) -> FloatArray:
         log_probs: −inf where there is no token.
         support: ``kept``: (…, m) that sum to 1. ``full``: (…, m + 1), all other tokens as the last one.
     """
-    with np.errstate(divide="ignore"):
-        if support == "full":
-            tail = np.log(np.maximum(1 - np.exp(log_probs).sum(-1, keepdims=True), 1e-12))
-            log_probs = np.concatenate([log_probs, tail], axis=-1)
-        return np.asarray(log_probs - np.log(np.exp(log_probs).sum(-1, keepdims=True)))
+    if support == "full":
+        tail = np.log(np.maximum(1 - np.exp(log_probs).sum(-1, keepdims=True), 1e-12))
+        log_probs = np.concatenate([log_probs, tail], axis=-1)
+    return np.asarray(log_softmax(log_probs, axis=-1))
 
 
 def contrasts(nodes: Sequence[Node], divergences: Sequence[str]) -> FloatArray:

@@ -16,11 +16,10 @@ from paced_verl.alignment.ideal import ideal_gradient, success
 from paced_verl.alignment.nodes import on_support, stacked
 from paced_verl.alignment.result import Aligned, Measured
 from paced_verl.alignment.score import Interval, difference, interval, matched, mean, reliability, split
-from paced_verl.alignment.targets import window_of
+from paced_verl.alignment.targets import fifth_of, window_of
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-FIFTHS = 5
 SPREADS = 4
 """Strata of how far a direction reaches, beside depth and visits, where outcomes are compared."""
 
@@ -173,7 +172,7 @@ def by_pass_rate(one: Aligned, rates: Mapping[int, float]) -> dict[int, Interval
         one: A teacher's scores.
         rates: By question.
     """
-    fifth = np.array([min(int(rates[int(q)] * FIFTHS), FIFTHS - 1) for q in one.scores.question])
+    fifth = fifth_of([rates[int(question)] for question in one.scores.question])
     return {int(f): interval(one.scores[fifth == f]) for f in np.unique(fifth)}
 
 

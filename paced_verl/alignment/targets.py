@@ -11,6 +11,7 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
+FIFTHS = 5
 FIRST_WINDOW = 50
 """Positions of the first depth window; each one after it is twice as wide: 1–50, 51–150, 151–350, …"""
 
@@ -19,6 +20,11 @@ def window_of(positions: npt.ArrayLike) -> IntArray:
     """(…,) the depth window of positions that count from 0."""
     depth = np.asarray(positions, np.int64) // FIRST_WINDOW
     return np.asarray(np.floor(np.log2(depth + 1)), np.int64)
+
+
+def fifth_of(rates: npt.ArrayLike) -> IntArray:
+    """(…,) which fifth pass rates are in; 1 is in the last."""
+    return np.minimum((np.asarray(rates, np.float64) * FIFTHS).astype(np.int64), FIFTHS - 1)
 
 
 @dataclass(frozen=True)

@@ -115,13 +115,7 @@ def resolve(config: DictConfig, paced: PacedConfig) -> Inputs:
     table = PassRateTable.load(Path(paced.pass_rate.file), len(dataset), fingerprint) if paced.pass_rate.file else None
     paths = teacher_paths(config) if paced.teacher.backend == "server" else {}
     everyone = teachers(paths, [TeacherContext(name, paced.teacher.solution_key) for name in settings.contexts])
-    prompts = Prompts(
-        tokenizer=model.tokenizer,
-        processor=model.processor,
-        data=config.data,
-        model_type=model.hf_config.model_type,
-        prompt_length=config.actor_rollout_ref.rollout.prompt_length,
-    )
+    prompts = Prompts.of(config, model)
     seed = paced.sampler.seed
     chosen = choose_prompts(len(dataset), table, settings.questions, seed)
     rates = table.rates() if table is not None else None

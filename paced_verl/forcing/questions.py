@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from paced_verl.alignment.targets import FIFTHS, fifth_of
 from paced_verl.errors import PacedError
 from paced_verl.pacing.pass_rates import PassRateTable
 from paced_verl.teacher.context import TeacherContext
 
-FIFTHS = 5
 STUDENT = "student"
 """The name of the student's own servers among the teachers' models."""
 SIMILAR = 0.8
@@ -50,7 +49,7 @@ def choose_prompts(size: int, table: PassRateTable | None, count: int, seed: int
     if table is None:
         return sorted(rng.permutation(size)[:count].tolist())
     seen = np.flatnonzero(table.samples > 0)
-    fifth = np.minimum((table.rates(seen) * FIFTHS).astype(np.int64), FIFTHS - 1)
+    fifth = fifth_of(table.rates(seen))
     queues = [rng.permutation(seen[fifth == i]).tolist() for i in range(FIFTHS)]
     chosen: list[int] = []
     while len(chosen) < count and any(queues):
@@ -147,8 +146,3 @@ def similarity(first: Sequence[int], second: Sequence[int]) -> float:
     longest = max(len(first), len(second))
     same = sum(a == b for a, b in zip(first, second, strict=False))
     return same / longest if longest else 1.0
-
-
-def pass_rates(answers: Sequence[Answered]) -> npt.NDArray[np.float64]:
-    """(2,) share of correct responses, and how many there are."""
-    return np.array([np.mean([a.correct for a in answers]) if answers else np.nan, len(answers)])

@@ -106,9 +106,17 @@ class Measurement:
 
     # ------------------------------------------------------------------ what is known
 
-    def carriers(self) -> dict[int, list[Rollout]]:
+    def free(self) -> dict[int, list[Written]]:
         """The free responses of each question, in the order in which they came."""
-        return {i: [written.rollout for written in self._free_of(i)] for i in range(len(self.questions))}
+        found: dict[int, list[Written]] = {i: [] for i in range(len(self.questions))}
+        for entry in self.entries:
+            if entry.written.rollout.forced == FREE:
+                found[entry.question].append(entry.written)
+        return found
+
+    def carriers(self) -> dict[int, list[Rollout]]:
+        """The same, as rollouts."""
+        return {i: [written.rollout for written in found] for i, found in self.free().items()}
 
     def responses(self) -> dict[int, list[tuple[int, ...]]]:
         """Their tokens."""
@@ -125,38 +133,30 @@ class Measurement:
                 found[entry.question].append(Rollout(rollout.tokens, rollout.forced, 0.0))
         return {i: Tree(rollouts) for i, rollouts in found.items()}
 
-    def aligned(self, nodes: Sequence[Node], own: bool = True) -> list[Aligned]:
+    def aligned(self, nodes: Sequence[Node]) -> list[Aligned]:
         """Scores of every teacher, by what is known until now."""
-        settings = self.settings
-        found = measured(nodes, self.trees(), self.carriers(), self.student.policy.ends, own)
+        found = measured(nodes, self.trees(), self.carriers(), self.student.policy.ends)
         names = [teacher.name for teacher in self.scoring.teachers]
-        return align(found, names, settings.divergence, settings.nulls, settings.support)
+        return align(found, names, self.settings.divergence, (), self.settings.support)
 
     def intervals(self, nodes: Sequence[Node]) -> dict[str, Interval]:
-        """Of every teacher and divergence, those that know nothing left out."""
-        names = {teacher.name for teacher in self.scoring.teachers}
-        return {
-            f"{one.teacher}, {one.divergence}": interval(one.scores)
-            for one in self.aligned(nodes)
-            if one.teacher in names
-        }
-
-    def _free_of(self, question: int) -> list[Written]:
-        return [e.written for e in self.entries if e.question == question and e.written.rollout.forced == FREE]
+        """Of every teacher and divergence."""
+        return {f"{one.teacher}, {one.divergence}": interval(one.scores) for one in self.aligned(nodes)}
 
     # ------------------------------------------------------------------ asking
 
     async def _free(self, say: Callable[[str], None]) -> None:
         asked = [
             functools.partial(self._finish, i)
-            for i in range(len(self.questions))
-            for _ in range(self.settings.rollouts - len(self._free_of(i)))
+            for i, there in self.free().items()
+            for _ in range(self.settings.rollouts - len(there))
         ]
         await self._in_parts(asked, limited=False)
-        correct = np.mean([e.written.rollout.success for e in self.entries if e.written.rollout.forced == FREE])
+        successes = [rollout.success for found in self.carriers().values() for rollout in found]
+        correct = np.mean(successes)
         if correct in (0, 1):
             raise PacedError(
-                f"All of {len(asked) or len(self.entries)} free responses were {'correct' if correct else 'wrong'}, so "
+                f"All of {len(successes)} free responses were {'correct' if correct else 'wrong'}, so "
                 "nothing that the student says makes a difference and every gradient of success is 0. Look at the "
                 f"responses in {self.store.parts} and at the reward function; else choose other prompts "
                 "(paced.pass_rate.file draws them by pass rate)."
@@ -187,14 +187,13 @@ class Measurement:
     async def _choose(self) -> list[Node]:
         """Choose positions, and have everybody say what it would do there."""
         nodes = []
-        for i, question in enumerate(self.questions):
-            rng = np.random.default_rng([self.seed, question.prompt])
-            responses = self.responses()[i]
-            chosen = choose_positions([len(tokens) for tokens in responses], self.settings.nodes, rng)
+        for i, answers in self.free().items():
+            rng = np.random.default_rng([self.seed, self.questions[i].prompt])
+            known = [Answered(a.rollout.tokens, a.text, a.rollout.success == 1) for a in answers]
+            chosen = choose_positions([len(answer.tokens) for answer in known], self.settings.nodes, rng)
             carriers = sorted(set(chosen.rollout.tolist()))
-            said = dict(
-                zip(carriers, await together([functools.partial(self._said, i, c) for c in carriers]), strict=True)
-            )
+            asked = [functools.partial(self._said, i, carrier, known) for carrier in carriers]
+            said = dict(zip(carriers, await together(asked), strict=True))
             for carrier, position, inclusion in zip(
                 chosen.rollout.tolist(), chosen.position.tolist(), chosen.inclusion.tolist(), strict=True
             ):
@@ -214,19 +213,16 @@ class Measurement:
                 )
         return nodes
 
-    async def _said(self, question: int, carrier: int) -> list[list[TopOf] | None]:
+    async def _said(self, question: int, carrier: int, known: Sequence[Answered]) -> list[list[TopOf] | None]:
         """What the student and every teacher say of a free response; ``None`` of who lacks what its context shows."""
-        asked, answers = self.questions[question], self._free_of(question)
-        response, row = answers[carrier].rollout.tokens, asked.row
-        known = [Answered(a.rollout.tokens, a.text, a.rollout.success == 1) for a in answers]
-        servers = self.scoring.servers
+        asked, response, servers = self.questions[question], known[carrier].tokens, self.scoring.servers
         found: list[list[TopOf] | None] = [await top_of(servers[None], None, asked.ids, response)]
         for teacher in self.scoring.teachers:
             beside = shown(teacher.context, known[carrier], known, self._other(question))
             if beside is None:
                 found.append(None)
                 continue
-            prompt = self.scoring.prompts.teacher(row, teacher.context, beside)
+            prompt = self.scoring.prompts.teacher(asked.row, teacher.context, beside)
             found.append(await top_of(servers[teacher.key], teacher.key, prompt, response))
         return found
 

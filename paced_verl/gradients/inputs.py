@@ -146,13 +146,7 @@ class PromptsOf:
 
     def __init__(self, config: DictConfig, paced: PacedConfig, model: Any, dataset: Any):
         self.dataset, self.context = dataset, _context(paced)
-        self.prompts = Prompts(
-            tokenizer=model.tokenizer,
-            processor=model.processor,
-            data=config.data,
-            model_type=model.hf_config.model_type,
-            prompt_length=config.actor_rollout_ref.rollout.prompt_length,
-        )
+        self.prompts = Prompts.of(config, model)
 
     def problem(self, prompt: int, responses: tuple[tuple[int, ...], ...]) -> Problem:
         """A problem with these responses."""

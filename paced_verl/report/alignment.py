@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from paced_verl.atomic import replacing
 from paced_verl.report import charts
+from paced_verl.report.page import asset, templates
 
 FEW = 20
 """Questions under which an interval over them is rough."""
@@ -32,11 +32,7 @@ def write_page(folder: Path, out: Path) -> None:
 def render(folder: Path) -> str:
     """The page's HTML. Everything that comes from the measurement is escaped."""
     numbers: dict[str, Any] = json.loads((folder / "alignment.json").read_text())
-    environment = Environment(
-        loader=PackageLoader("paced_verl.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.lstrip_blocks = True
-    environment.policies["json.dumps_kwargs"] = {}
+    environment = templates()
     environment.filters.update(interval=shown, number=plain)
     tokens = pq.read_table(folder / "tokens.parquet").to_pylist()
     scores = pq.read_table(folder / "scores.parquet").to_pylist()
@@ -51,13 +47,9 @@ def render(folder: Path) -> str:
         questions=_heat(numbers, tokens, scores),
         charts=figures,
         plotly=Markup(get_plotlyjs()),
-        style=_asset("page.css"),
-        script=_asset("page.js"),
+        style=asset("page.css"),
+        script=asset("page.js"),
     )
-
-
-def _asset(name: str) -> Markup:
-    return Markup((Path(__file__).parent / "templates" / name).read_text(encoding="utf-8"))
 
 
 def real(numbers: Row) -> list[str]:

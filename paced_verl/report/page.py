@@ -50,18 +50,24 @@ def write_page(runs: Sequence[Run], out: Path) -> None:
 
 def render(runs: Sequence[Run]) -> str:
     """The page's HTML. Everything that comes from a run is escaped: data, never markup."""
-    environment = Environment(
-        loader=PackageLoader("paced_verl.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.lstrip_blocks = True
-    environment.policies["json.dumps_kwargs"] = {}  # charts are drawn in the page's order
+    environment = templates()
     environment.filters.update(percent=verdict.percent, interval=verdict.interval, plus=verdict.plus)
     environment.filters.update(cut=cut, code=code, short=charts.short)
     parts = _parts(runs)
     figures = {f.id: f.chart for part in parts.values() if isinstance(part, dict) for f in part.get("figures", [])}
     return environment.get_template("page.html.jinja").render(
-        **parts, charts=figures, plotly=Markup(get_plotlyjs()), style=_asset("page.css"), script=_asset("page.js")
+        **parts, charts=figures, plotly=Markup(get_plotlyjs()), style=asset("page.css"), script=asset("page.js")
     )
+
+
+def templates() -> Environment:
+    """The pages' templates: what they are given is data, never markup."""
+    environment = Environment(
+        loader=PackageLoader("paced_verl.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.lstrip_blocks = True
+    environment.policies["json.dumps_kwargs"] = {}  # charts are drawn in the page's order
+    return environment
 
 
 def cut(text: str) -> str:
@@ -75,7 +81,8 @@ def code(text: str) -> Markup:
     return Markup("").join(parts)
 
 
-def _asset(name: str) -> Markup:
+def asset(name: str) -> Markup:
+    """A file of the pages, as it is."""
     return Markup((Path(__file__).parent / "templates" / name).read_text(encoding="utf-8"))
 
 

@@ -23,13 +23,7 @@ class OfflineEngine:
     ):
         self.model_path, self.inference, self.context = teacher.model_path, teacher.inference, context
         self.targets, self.response_length = paced.targets, config.actor_rollout_ref.rollout.response_length
-        self.prompts = Prompts(
-            tokenizer=model.tokenizer,
-            processor=model.processor,
-            data=config.data,
-            model_type=model.hf_config.model_type,
-            prompt_length=config.actor_rollout_ref.rollout.prompt_length,
-        )
+        self.prompts = Prompts.of(config, model)
 
     def write(self, waiting: Waiting) -> dict[str, float]:
         """Write all rows, ``CHUNK`` at a time; it has no counts of its own."""

@@ -39,6 +39,17 @@ class Prompts:
             processor=processor,
         )
 
+    @classmethod
+    def of(cls, config: Any, model: Any) -> Prompts:
+        """Of verl's whole configuration and its model configuration, where no agent loop has them in hand."""
+        return cls(
+            tokenizer=model.tokenizer,
+            processor=model.processor,
+            data=config.data,
+            model_type=model.hf_config.model_type,
+            prompt_length=config.actor_rollout_ref.rollout.prompt_length,
+        )
+
     def student(self, row: Mapping[str, Any]) -> list[int]:
         """The prompt that the student answers."""
         return list(self._builder.build_initial_tokens(list(row["raw_prompt"])))[-self.prompt_length :]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -21,6 +22,7 @@ from scripts.experiments.evidence.distil import Distillation
 from scripts.experiments.evidence.world import World, build
 
 
+@functools.cache
 def fingerprint() -> str:
     """Of the code that makes a run: rows of other code are no rows of this programme."""
     parts = ("problems", "model", "regimes", "world", "arms", "distil")
