@@ -51,7 +51,8 @@ def run(
     for part in parts or []:
         if part not in EXPERIMENTS:
             raise typer.BadParameter(f"{part}: expected some of {', '.join(EXPERIMENTS)}")
-    runner.restore(committed(), folder)
+    if not small:
+        runner.restore(committed(), folder)
     cells = smoke() if small else programme(parts or ())
     left = runner.todo(cells, folder)
     console.print(f"{len(left)} of {len(cells)} runs are left")
