@@ -59,14 +59,8 @@ CASES = {
     ),
     "solutions": Case(_SELF, "self_distillation", ("solution", "other"), own_teacher=False),
 }
-SETTINGS = {
-    "questions": 24,
-    "rollouts": 32,
-    "nodes": 12,
-    "visits": 40,
-    "nulls": "[sharpen,suppress,uniform,shuffle]",
-    "budget.minutes": 40.0,
-}
+SETTINGS = {"nulls": "[sharpen,suppress,uniform,shuffle]", "budget.minutes": 50.0}
+"""Otherwise the package's own."""
 
 
 def study(folder: Path) -> list[dict[str, Any]]:

@@ -102,7 +102,7 @@ def page(
     if not check:
         runner.keep(folder or default_folder(), TABLES)
     runs = grouped(committed())
-    written = put(PAGE.read_text(), blocks(runs, pl.read_parquet(SNR).to_dicts()), MODULE)
+    written = put(PAGE.read_text(), blocks(runs, *(pl.read_parquet(file).to_dicts() for file in (SNR, VERL))), MODULE)
     wrong = [] if written == PAGE.read_text() else [PAGE.name]
     with tempfile.TemporaryDirectory() as drawn:
         for name, draw in (("map.png", the_map), ("budget.png", budget)):

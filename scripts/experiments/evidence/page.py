@@ -14,12 +14,13 @@ from scripts.experiments.evidence.cells import (
     BELOW,
     BUDGETS,
     DRAWN,
+    GATED,
     HOPELESS,
+    MAIN,
     RATES,
     RIGHT,
     SHORT,
     SWEPT,
-    SWEPT_BY_RATE,
     dose_of,
     named,
 )
@@ -35,7 +36,7 @@ from scripts.experiments.evidence.contrasts import (
     pick,
     registered,
 )
-from scripts.experiments.evidence.predictions import PREDICTIONS, R0, R2, R3, R7_RIGHT, R7_WRONG, outcome
+from scripts.experiments.evidence.predictions import PREDICTIONS, R3, R7_RIGHT, R7_WRONG, outcome
 from scripts.experiments.evidence.regimes import REGIMES
 from scripts.experiments.evidence.stats import Difference
 from scripts.experiments.page import lines, wrapped
@@ -43,13 +44,20 @@ from scripts.experiments.page import lines, wrapped
 Measure = Callable[[list[tuple[Run, Run]]], Difference]
 MAPPED = tuple(name for name in REGIMES if name != BELOW)
 ORDERED = tuple(name for name in REGIMES if name.startswith(("R0", "R2", "R3", "R7")))
-WAYS = ("forward", "reverse", "two stages", "two stages, reversed")
+TWO_STAGES = "two stages"
+WAYS = ("forward", "reverse", TWO_STAGES, "two stages, reversed")
 KS = (1, 2, 4, 8, 16, 32)
 AT = (0, 12, 48)
 
 
-def blocks(runs: Runs, snr: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """Text by the name of its place."""
+def blocks(runs: Runs, snr: Sequence[dict[str, Any]], in_verl: Sequence[Run]) -> dict[str, str]:
+    """Text by the name of its place.
+
+    Args:
+        runs: Of the programme.
+        snr: Rows of the agreement of gradients.
+        in_verl: Runs of verl's trainer.
+    """
     return {
         "runs": _runs(runs),
         "registered": _registered(runs),
@@ -66,6 +74,7 @@ def blocks(runs: Runs, snr: Sequence[dict[str, Any]]) -> dict[str, str]:
         "families": _families(runs),
         "forgetting": _forgetting(runs),
         "snr": _snr(snr),
+        "verl": _verl(runs, in_verl),
         "predictions": _predictions(runs),
         "rule": _rule(runs),
     }
@@ -100,7 +109,7 @@ def _over_regimes(
     runs: Runs, part: str, regimes: Sequence[str], arms: Sequence[str], measure: Measure, **where: Any
 ) -> str:
     """A row an arm, a column a regime."""
-    table = [[arm, *(shown(to_uniform(runs, part, r, arm, measure, **where)) for r in regimes)] for arm in arms]
+    table = [[arm, *(shown(to_uniform(runs, part, r, arm, measure, **where)) for r in MAIN)] for arm in arms]
     return lines(["arm", *map(short, regimes)], table)
 
 
@@ -173,7 +182,7 @@ def _controls(runs: Runs) -> str:
 
 def _rates(runs: Runs) -> str:
     table = []
-    for regime in SWEPT_BY_RATE:
+    for regime in MAIN:
         for arm in ("uniform", "sampler"):
             for rate in sorted((*RATES, PLAIN["rate"])):
                 found = pick(runs, "E0", regime, arm, rate=rate).values()
@@ -220,11 +229,9 @@ def _accuracies(runs: dict[int, Run]) -> list[str]:
 
 
 def _estimates(runs: Runs) -> str:
-    regimes = (R0, R2, R3)
-
     def gaps(arm: str, measure: Measure, **where: Any) -> list[str]:
         cells = []
-        for regime in regimes:
+        for regime in MAIN:
             one = pick(runs, "E4", regime, arm, **where)
             cells.append(shown(measure(pairs(one, pick(runs, "E1", regime, "uniform")))) if one else "")
         return cells
@@ -247,15 +254,15 @@ def _estimates(runs: Runs) -> str:
                 *gaps(arm, lambda both: by_final(both, "price 1:1:3"), refresh="every"),
             ]
         )
-    heads = [*(f"{short(r)}, steps" for r in regimes), *(f"{short(r)}, price" for r in regimes)]
+    heads = [*(f"{short(r)}, steps" for r in MAIN), *(f"{short(r)}, price" for r in MAIN)]
     first = lines(["arm", "K", *heads], table)
     free = [
         [
             arm,
-            *(shown(to_uniform(runs, "E4", r, arm, lambda b: by_area(b, "step"), stages="reverse")) for r in regimes),
+            *(shown(to_uniform(runs, "E4", r, arm, lambda b: by_area(b, "step"), stages="reverse")) for r in MAIN),
             *(
                 shown(to_uniform(runs, "E4", r, arm, lambda b: by_final(b, "price 1:1:3"), stages="reverse"))
-                for r in regimes
+                for r in MAIN
             ),
         ]
         for arm in ("sampler", "free estimates")
@@ -266,10 +273,9 @@ def _estimates(runs: Runs) -> str:
 def _orders(runs: Runs) -> str:
     parts = []
     for way in WAYS[1:]:
-        arms = (*SHORT[1:], "teacher gate", "teacher gate, sampler")
-        parts.append(
-            f"{way}:\n\n{_over_regimes(runs, 'E5', ORDERED, arms, lambda both: by_area(both, 'step'), stages=way)}"
-        )
+        arms = (*SHORT[1:], *(GATED if way == "reverse" else ()))
+        table = _over_regimes(runs, "E5", MAIN, arms, lambda both: by_area(both, "step"), stages=way)
+        parts.append(f"{way}:\n\n{table}")
     return "\n\n".join(parts)
 
 
@@ -309,6 +315,38 @@ def _snr(snr: Sequence[dict[str, Any]]) -> str:
             )
     head = ["regime", "pass rate", "prompts", "SNR²", "p (1 − p)", "length of a gradient", "cosine to what helps"]
     return lines(head, table)
+
+
+def _verl(runs: Runs, in_verl: Sequence[Run]) -> str:
+    """Arms over uniform with verl's trainer, beside the same arms in plain torch."""
+    table = []
+    for regime in dict.fromkeys(run["regime"] for run in in_verl):
+        by_arm: dict[str, dict[int, Run]] = {}
+        for run in in_verl:
+            if run["regime"] == regime:
+                by_arm.setdefault(run["arm"], {})[run["seed"]] = run
+        for arm in [name for name in by_arm if name != "uniform"]:
+            both = pairs(by_arm[arm], by_arm["uniform"])
+            area, there = (
+                by_area(both, "step"),
+                to_uniform(runs, "E5", regime, arm, lambda both: by_area(both, "step"), stages=TWO_STAGES),
+            )
+            same = "yes" if area.mean * there.mean > 0 else "no"
+            spent = np.mean([one["tokens"][-1] / other["tokens"][-1] for one, other in both])
+            table.append(
+                [
+                    short(regime),
+                    arm,
+                    str(len(both)),
+                    shown(area),
+                    shown(there),
+                    same,
+                    shown(by_final(both)),
+                    f"{spent:.2f}",
+                ]
+            )
+    head = ["regime", "arm", "seeds", "area, verl", "area, plain torch", "same sign", "final accuracy, verl"]
+    return lines([*head, "tokens beside uniform's"], table)
 
 
 def _predictions(runs: Runs) -> str:

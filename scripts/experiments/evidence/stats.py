@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -15,18 +17,52 @@ RESAMPLES = 9999
 @dataclass(frozen=True)
 class Difference:
     """Attributes:
-    pairs: Seeds that both have.
-    mean, sd: Of the differences; ``sd`` is NaN for one pair.
-    t_interval, bca_interval: 95 %, of the mean.
-    p: Of the paired t-test, two-sided; 1 where all differences are 0.
+    gaps: float64 (pairs,): one of each seed that both have.
     """
 
-    pairs: int
-    mean: float
-    sd: float
-    t_interval: tuple[float, float]
-    bca_interval: tuple[float, float]
-    p: float
+    gaps: npt.NDArray[np.float64]
+
+    @property
+    def mean(self) -> float:
+        return float(self.gaps.mean())
+
+    @cached_property
+    def sd(self) -> float:
+        """Of the gaps; NaN for one pair."""
+        if len(self.gaps) == 1:
+            return math.nan
+        return 0.0 if self._alike else float(self.gaps.std(ddof=1))
+
+    @property
+    def _alike(self) -> bool:
+        return bool(np.ptp(self.gaps) < 1e-12)
+
+    @cached_property
+    def t_interval(self) -> tuple[float, float]:
+        """95 %, of the mean."""
+        if len(self.gaps) == 1:
+            return math.nan, math.nan
+        if self._alike:
+            return self.mean, self.mean
+        found = stats.ttest_1samp(self.gaps, 0.0).confidence_interval(0.95)
+        return float(found.low), float(found.high)
+
+    @cached_property
+    def bca_interval(self) -> tuple[float, float]:
+        """95 %, of the mean, by the bootstrap."""
+        if len(self.gaps) == 1 or self._alike:
+            return self.t_interval
+        found = stats.bootstrap(
+            (self.gaps,), np.mean, n_resamples=RESAMPLES, method="BCa", rng=np.random.default_rng(0)
+        ).confidence_interval
+        return float(found.low), float(found.high)
+
+    @cached_property
+    def p(self) -> float:
+        """Of the paired t-test, two-sided; 1 for one pair, and where all differences are 0."""
+        if len(self.gaps) == 1 or self._alike:
+            return 0.0 if len(self.gaps) > 1 and abs(self.mean) > 1e-12 else 1.0
+        return float(stats.ttest_1samp(self.gaps, 0.0).pvalue)
 
 
 def difference(first: npt.ArrayLike, second: npt.ArrayLike) -> Difference:
@@ -41,24 +77,7 @@ def difference(first: npt.ArrayLike, second: npt.ArrayLike) -> Difference:
     gaps = (one - other)[~np.isnan(one - other)]
     if not len(gaps):
         raise ValueError("there is no pair")
-    mean = float(gaps.mean())
-    if len(gaps) == 1 or np.ptp(gaps) < 1e-12:
-        sd = 0.0 if len(gaps) > 1 else float("nan")
-        whole = (mean, mean) if len(gaps) > 1 else (float("nan"), float("nan"))
-        return Difference(len(gaps), mean, sd, whole, whole, 1.0 if abs(mean) < 1e-12 or len(gaps) == 1 else 0.0)
-    test = stats.ttest_1samp(gaps, 0.0)
-    interval = test.confidence_interval(0.95)
-    bca = stats.bootstrap(
-        (gaps,), np.mean, n_resamples=RESAMPLES, method="BCa", rng=np.random.default_rng(0)
-    ).confidence_interval
-    return Difference(
-        len(gaps),
-        mean,
-        float(gaps.std(ddof=1)),
-        (float(interval.low), float(interval.high)),
-        (float(bca.low), float(bca.high)),
-        float(test.pvalue),
-    )
+    return Difference(gaps)
 
 
 def holm(p_values: npt.ArrayLike) -> npt.NDArray[np.float64]:

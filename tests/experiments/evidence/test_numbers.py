@@ -63,7 +63,7 @@ def test_a_difference_is_the_paired_t_test() -> None:
     assert found.t_interval == pytest.approx(tuple(other.confidence_interval(0.95)))
     assert found.bca_interval[0] < found.mean < found.bca_interval[1]
     assert stats.difference([1, 2], [1, 2]).p == 1
-    assert stats.difference([1, float("nan"), 3], [0, 0, 0]).pairs == 2
+    assert stats.difference([1, float("nan"), 3], [0, 0, 0]).gaps.shape == (2,)
     with pytest.raises(ValueError, match="no pair"):
         stats.difference([float("nan")], [0.0])
 
@@ -76,15 +76,23 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     assert hits >= 32, "binomial(40, .9) is below that in one of a hundred"
 
 
+def around(mean: float, half: float) -> stats.Difference:
+    """Twenty gaps whose 95 % interval is mean ± half."""
+    reach = half * 19**0.5 / scipy_stats.t.ppf(0.975, 19)
+    found = stats.Difference(mean + reach * np.tile([-1.0, 1.0], 10))
+    assert found.t_interval == pytest.approx((mean - half, mean + half))
+    return found
+
+
 def test_holm_by_hand_and_what_is_not_worse() -> None:
     assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    gap = stats.Difference(20, 0.0, 0.01, (-0.009, 0.009), (-0.009, 0.009), 1.0)
+    gap = around(0.0, 0.009)
     assert stats.non_inferior(gap)
     assert not stats.non_inferior(gap, margin=0.005)
 
 
 def test_outcomes_are_by_the_interval() -> None:
-    gap = stats.Difference(20, 0.08, 0.01, (0.06, 0.1), (0.06, 0.1), 0.0)
+    gap = around(0.08, 0.02)
     expected = {(0.05, 0.12): "as expected", (0.07, 0.12): "unclear, mean as expected", (-0.02, 0.0): "wrong"}
     assert {interval: predictions.outcome(interval, gap) for interval in expected} == expected
 
