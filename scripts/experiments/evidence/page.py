@@ -109,7 +109,7 @@ def _over_regimes(
     runs: Runs, part: str, regimes: Sequence[str], arms: Sequence[str], measure: Measure, **where: Any
 ) -> str:
     """A row an arm, a column a regime."""
-    table = [[arm, *(shown(to_uniform(runs, part, r, arm, measure, **where)) for r in MAIN)] for arm in arms]
+    table = [[arm, *(shown(to_uniform(runs, part, r, arm, measure, **where)) for r in regimes)] for arm in arms]
     return lines(["arm", *map(short, regimes)], table)
 
 
