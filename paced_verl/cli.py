@@ -295,14 +295,15 @@ def fit_aligned(
 
         found = fit_to(folder, teacher, divergence, seed)
         found.save(out)
-        ours, bar = found.held_out, found.position
+        ours, bars = found.held_out, {"the position alone": found.position, "TIP": found.tip}
         _say(
             f"{found.teacher}, {found.divergence}: {found.nodes} nodes of {found.questions} questions\n"
-            f"on questions it has not seen: AUROC {ours.auroc:.2f} ({ours.low:.2f} to {ours.high:.2f}); "
-            f"the position alone {bar.auroc:.2f} ({bar.low:.2f} to {bar.high:.2f})"
+            f"on questions it has not seen: AUROC {ours}; " + "; ".join(f"{name} {bar}" for name, bar in bars.items())
         )
-        if ours.low <= bar.auroc:
-            _say("That is no better than the position alone, as far as can be told: do not train by it.", style="red")
+        if worse := [name for name, bar in bars.items() if ours.low <= bar.auroc]:
+            _say(
+                f"That is no better than {' and '.join(worse)}, as far as can be told: do not train by it.", style="red"
+            )
 
     _or_exit(fitted)
 

@@ -1,8 +1,8 @@
 """Which tokens' loss points towards success, by what a training step knows of them anyway: without any rollout.
 
 A logistic regression from the student's entropy, both KLs, the mass outside of the teacher's top-k and the position in
-the response to the sign of ⟨g, d⟩, fitted to a measurement and judged on questions that it has not seen. The bar is the
-position alone, which is known to carry much of it.
+the response to the sign of ⟨g, d⟩, fitted to a measurement and judged on questions that it has not seen. The bars are
+the position alone, which is known to carry much of it, and TIP, which needs no fit.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 
 from paced_verl.alignment.nodes import FEATURES
 from paced_verl.atomic import replacing
-from paced_verl.divergence.selection import selection_factor
+from paced_verl.divergence.selection import selection_factor, tip_scores
 from paced_verl.errors import PacedError
 
 FloatArray = npt.NDArray[np.float64]
@@ -37,6 +37,9 @@ class Score:
     low: float
     high: float
 
+    def __str__(self) -> str:
+        return f"{self.auroc:.2f} ({self.low:.2f} to {self.high:.2f})"
+
 
 @dataclass(frozen=True)
 class Predictor:
@@ -48,6 +51,7 @@ class Predictor:
         intercept: Of the logit.
         held_out: How well it tells tokens apart on other questions.
         position: The same of the position alone.
+        tip: The same of TIP's score among the nodes of a question.
         questions, nodes: What it was fitted to.
     """
 
@@ -59,6 +63,7 @@ class Predictor:
     intercept: float
     held_out: Score
     position: Score
+    tip: Score
     questions: int
     nodes: int
 
@@ -83,7 +88,7 @@ class Predictor:
         """
         try:
             values: dict[str, Any] = json.loads(file.read_text())
-            scores = {name: Score(**values.pop(name)) for name in ("held_out", "position")}
+            scores = {name: Score(**values.pop(name)) for name in ("held_out", "position", "tip")}
             lists = {name: tuple(map(float, values.pop(name))) for name in ("mean", "scale", "slope")}
             whole: dict[str, Any] = values | scores | lists
             found = cls(**whole)
@@ -141,27 +146,28 @@ def fit(
         seed: Of folds and intervals.
 
     Raises:
-        PacedError: There are too few questions, or all signs are the same.
+        PacedError: There are too few questions, or too few with one of the signs.
     """
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GroupKFold, cross_val_predict
+    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     some = dot != 0
     x, y, groups = features[some], dot[some] > 0, question[some]
-    count = len(np.unique(groups))
-    if count < 2 * FOLDS or y.all() or not y.any():
+    count, helped, hurt = (len(np.unique(part)) for part in (groups, groups[y], groups[~y]))
+    if count < 2 * FOLDS or min(helped, hurt) < FOLDS:
         raise PacedError(
-            f"{int(some.sum())} nodes of {count} questions, {np.mean(y) if len(y) else 0:.0%} of which point towards "
-            f"success: a predictor needs {2 * FOLDS} questions or more, and both signs. Measure more questions."
+            f"{int(some.sum())} nodes of {count} questions; in {helped} of these the loss of some points towards success, "
+            f"in {hurt} away from it. A predictor needs {2 * FOLDS} questions or more, and {FOLDS} of each kind. "
+            "Measure more questions; where nearly every token's loss helps there is nothing to choose."
         )
 
     def model() -> Any:
         return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
 
     def judged(columns: slice | list[int]) -> Score:
-        folds = GroupKFold(FOLDS, shuffle=True, random_state=seed)
+        folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
         said = cross_val_predict(model(), x[:, columns], y, groups=groups, cv=folds, method="decision_function")
         return _auroc(y, said, groups, seed)
 
@@ -176,9 +182,18 @@ def fit(
         float(regression.intercept_[0]),
         judged(slice(None)),
         judged([NAMES.index(POSITION)]),
+        _auroc(y, _tip(x, groups), groups, seed),
         count,
         int(some.sum()),
     )
+
+
+def _tip(features: FloatArray, groups: npt.NDArray[np.int64]) -> FloatArray:
+    """(U,) TIP's score of each node, among those of its question."""
+    entropy, reverse_kl = (torch.from_numpy(features[:, NAMES.index(n)]) for n in ("student_entropy", "reverse_kl"))
+    mask = torch.from_numpy(groups == np.unique(groups)[:, None])
+    scores = tip_scores(entropy.expand(mask.shape), reverse_kl.expand(mask.shape), mask)
+    return np.asarray(scores.sum(0).numpy())
 
 
 def _auroc(y: npt.NDArray[np.bool_], said: FloatArray, groups: npt.NDArray[np.int64], seed: int) -> Score:

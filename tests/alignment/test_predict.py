@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 from paced_verl.alignment.predict import NAMES, Predictor, aligned, fit
 from paced_verl.errors import PacedError
@@ -30,6 +31,22 @@ def test_what_was_planted_is_found_on_other_questions() -> None:
     slope = dict(zip(NAMES, found.slope, strict=True))
     assert slope.pop("reverse_kl") > 5 * max(map(abs, slope.values()))
     assert (found.questions, found.nodes) == (QUESTIONS, QUESTIONS * EACH)
+
+
+def test_tip_is_judged_as_what_it_is() -> None:
+    """By its score of the nodes of a question, as of the tokens of a response: entropy or reverse KL, whichever says.
+
+    With 20 tokens the percentile that cuts entropies is the largest one."""
+    features, dot, question = nodes(3.0)
+    found = fit(features, dot, question, "t", "reverse_kl")
+    entropy, kl = (features[:, NAMES.index(name)] for name in ("student_entropy", "reverse_kl"))
+    scores = np.empty(len(dot))
+    for q in range(QUESTIONS):
+        here = question == q
+        h, d = ((x[here] - x[here].min()) / np.ptp(x[here]) for x in (entropy, kl))
+        scores[here] = h + d - h * d
+    assert found.tip.auroc == pytest.approx(roc_auc_score(dot > 0, scores))
+    assert 0.5 < found.tip.low < found.tip.high < found.held_out.low
 
 
 def test_noise_is_not_found() -> None:
@@ -75,10 +92,11 @@ def test_what_is_no_predictor_is_named(tmp_path: Path) -> None:
         Predictor.load(tmp_path / "other.json")
 
 
-@pytest.mark.parametrize("questions", [5, 30])
-def test_too_little_to_fit_is_told(questions: int) -> None:
+@pytest.mark.parametrize(("questions", "hurt"), [(5, 5), (30, 0), (30, 4)])
+def test_too_little_to_fit_is_told(questions: int, hurt: int) -> None:
+    """Few questions, one sign, or a sign that only four questions have: some folds would not know it."""
     features, dot, question = nodes(1.0)
     some = question < questions
-    dot = np.abs(dot) if questions == 30 else dot
-    with pytest.raises(PacedError, match=r"needs 10 questions or more, and both signs"):
+    dot = np.where(question < hurt, dot, np.abs(dot))
+    with pytest.raises(PacedError, match=rf"in {hurt} away from it. A predictor needs 10 questions or more, and 5 of"):
         fit(features[some], dot[some], question[some], "t", "reverse_kl")

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from paced_verl.alignment.predict import fit_to
 from paced_verl.alignment.targets import contrast
-from scripts import tiny_models
-from scripts.experiments.page import ROOT
+from paced_verl.errors import PacedError
+from paced_verl.report.run import Run
+from scripts import quickstart, tiny_models
 
 PAIRS, SEED = 200, 0
 SUMS = {"min_terms": 2, "max_terms": 4, "max_digits": 1}
@@ -65,18 +71,56 @@ SETTINGS = {"nulls": "[sharpen,suppress,uniform,shuffle]", "budget.minutes": 50.
 
 def study(folder: Path) -> list[dict[str, Any]]:
     """A row a case: its numbers, its minutes. What is done is read again, what was killed goes on."""
-    return [one(name, case, folder / name) for name, case in CASES.items()]
+    rows = [one(name, case, folder / name) for name, case in CASES.items()]
+    for row in rows:
+        for name, measure in (("exact", calibration), ("speed", speed)):
+            row[name] = kept(folder / f"{name}.json", partial(measure, folder)) if row["case"] == "words" else ""
+    return rows
+
+
+def kept(file: Path, make: Callable[[], Any]) -> str:
+    """What was made once, as JSON."""
+    if not file.exists():
+        file.write_text(json.dumps(make()))
+    return file.read_text()
 
 
 def one(name: str, case: Case, folder: Path) -> dict[str, Any]:
-    models, out, done = folder / "models", folder / "alignment", folder / "done.json"
-    if not done.exists():
-        make(case, models)
-        started = time.monotonic()
-        subprocess.run(command(case, models, out), cwd=folder, check=True, env=os.environ | {"VERL_PLATFORM": "cpu"})
-        done.write_text(json.dumps({"minutes": (time.monotonic() - started) / 60}))
+    models, out = folder / "models", folder / "alignment"
+    make(case, models)
+    minutes = timed(command(case, models, out), folder / "done.json") / 60
     numbers = json.loads((out / "alignment.json").read_text())
-    return {"case": name, "numbers": json.dumps(numbers)} | json.loads(done.read_text()) | saved_by_contrast(out)
+    return {
+        "case": name,
+        "numbers": json.dumps(numbers),
+        "minutes": minutes,
+        "predicted": predicted(out),
+    } | saved_by_contrast(out)
+
+
+def predicted(out: Path) -> str:
+    """How well a predictor tells which nodes' loss helps, by teacher and divergence, where it can be fitted; JSON."""
+    scores = pl.read_parquet(out / "scores.parquet").filter(
+        pl.col("student_entropy").is_not_null() & (pl.col("dot") != 0)
+    )
+    found = []
+    for (teacher, divergence), part in scores.group_by("teacher", "divergence", maintain_order=True):
+        row = {"teacher": teacher, "divergence": divergence, "right": (part["dot"] > 0).mean()}
+        with suppress(PacedError):  # nearly all of one sign: there is nothing to tell apart
+            row |= asdict(fit_to(out, str(teacher), str(divergence), SEED))
+        found.append(row)
+    return json.dumps(found)
+
+
+def timed(args: list[str], done: Path) -> float:
+    """Run a command once; returns the seconds it took."""
+
+    def run() -> float:
+        started = time.monotonic()
+        subprocess.run(args, cwd=done.parent, check=True, env=os.environ | {"VERL_PLATFORM": "cpu"})
+        return time.monotonic() - started
+
+    return float(json.loads(kept(done, run)))
 
 
 def make(case: Case, models: Path) -> None:
@@ -137,6 +181,30 @@ def saved_by_contrast(out: Path) -> dict[str, float]:
     return {"rollouts_by_contrast": by_contrast / uniform if uniform else float("nan")}
 
 
+def speed(folder: Path) -> dict[str, float]:
+    """Rollouts a second: forced ones with one and with two server processes, and those of a run's own estimate."""
+    models, rates = folder / "words" / "models", {}
+    for name, servers in (("one server", 1), ("two servers", 2)):
+        out = folder / name.replace(" ", "-")
+        out.mkdir(parents=True, exist_ok=True)
+        more = ["paced.alignment.budget.rollouts=12000", f"trainer.n_gpus_per_node={servers}"]
+        timed([*command(CASES["words"], models, out / "alignment"), *more], out / "done.json")
+        rates[name] = pace(out / "alignment" / "rollouts")
+    args = argparse.Namespace(recipe="two_stage", preset="full", seed=SEED, steps=2, keep_going=True)
+    quickstart.launch(("paced.pass_rate.refresh=start", "paced.pass_rate.samples=2"), folder / "estimate", models, args)
+    run = Run.read(folder / "estimate" / "checkpoints")
+    measured, seconds = (sum(run.series(f"paced/pass_rate/{name}").values()) for name in ("measured", "seconds"))
+    return rates | {"estimate": 2 * measured / seconds}
+
+
+def pace(rollouts: Path) -> float:
+    """Forced rollouts a second, by when the parts that hold them were written."""
+    parts = sorted(rollouts.glob("*.parquet"), key=lambda part: part.stat().st_mtime)
+    forced = [part for part in parts if (pl.read_parquet(part)["forced"] >= 0).any()]
+    first, *others = forced
+    return sum(pl.read_parquet(part).height for part in others) / (others[-1].stat().st_mtime - first.stat().st_mtime)
+
+
 def calibration(folder: Path) -> list[dict[str, Any]]:
     """Measured success of 200 tokens of the words beside the bounds of the student's own tree of responses."""
     import torch
@@ -167,7 +235,3 @@ def calibration(folder: Path) -> list[dict[str, Any]]:
         bounds = exact.success(model, len(tokenizer), prompt, begun, ends, 32, correct)
         rows.append({"k": token["k"], "n": token["n"], "low": bounds.low, "high": bounds.high})
     return rows
-
-
-def default_folder() -> Path:
-    return ROOT / "outputs" / "aligned"
