@@ -159,8 +159,8 @@ def fit(
     if count < 2 * FOLDS or min(helped, hurt) < FOLDS:
         raise PacedError(
             f"{int(some.sum())} nodes of {count} questions; the loss of some points towards success in "
-            f"{helped} of these, in {hurt} away from it. A predictor needs {2 * FOLDS} questions or more, and {FOLDS} of each kind. "
-            "Measure more questions; where nearly every token's loss helps there is nothing to choose."
+            f"{helped} of these, in {hurt} away from it. A predictor needs {2 * FOLDS} questions or more, and {FOLDS} "
+            "of each kind. Measure more questions; where nearly every token's loss helps there is nothing to choose."
         )
 
     def model() -> Any:

@@ -187,7 +187,11 @@ def speed(folder: Path) -> dict[str, float]:
     for name, servers in (("one server", 1), ("two servers", 2)):
         out = folder / name.replace(" ", "-")
         out.mkdir(parents=True, exist_ok=True)
-        more = ["paced.alignment.budget.rollouts=12000", f"trainer.n_gpus_per_node={servers}"]
+        more = [
+            "paced.alignment.budget.rollouts=12000",
+            f"trainer.n_gpus_per_node={servers}",
+            "ray_kwargs.ray_init.num_gpus=3",
+        ]
         timed([*command(CASES["words"], models, out / "alignment"), *more], out / "done.json")
         rates[name] = pace(out / "alignment" / "rollouts")
     args = argparse.Namespace(recipe="two_stage", preset="full", seed=SEED, steps=2, keep_going=True)
