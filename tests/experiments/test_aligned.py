@@ -29,6 +29,11 @@ def row() -> dict[str, Any]:
             for divergence in ("reverse_kl", "forward_kl")
         ],
         "outcomes": [{"teacher": "big", "divergence": "reverse_kl", "gap": of(-0.4), **gaps}],
+        "against": [
+            {"first": first, "second": "sharpen", "divergence": divergence, **of(0.2)}
+            for divergence in ("reverse_kl", "forward_kl")
+            for first in ("big", "suppress")
+        ],
         "pass_rates": [{"teacher": "big", "divergence": "reverse_kl", "fifth": 2, **of(0.6)}],
         "questions": [{}] * 9,
         "rollouts": {"free": 10, "forced": 2000},
@@ -52,6 +57,10 @@ def test_numbers_stand_where_they_belong() -> None:
     )
     assert "| sums | sharpen | **+0.50 ± 0.10** | **+0.50 ± 0.10** |" in found["teachers"]
     assert found["teachers"].count("knows nothing") == 2
+    both = "**+0.20 ± 0.10** | **+0.20 ± 0.10**"
+    assert [line for line in found["against"].splitlines() if "words" in line] == [
+        f"| words | big | sharpen | {both} |"
+    ]
     assert "| **-0.40 ± 0.10** | **+0.20 ± 0.10** |" in found["outcomes"]
     assert "| words | big | reverse_kl |  |  | **+0.60 ± 0.10** (9) |  |  |" in found["rates"]
     assert "| words | 9 | 10 | 2,000 | 3 of 12 | 4.2 | 0.47 |" in found["cost"]

@@ -22,6 +22,7 @@ def blocks(table: list[Row]) -> dict[str, str]:
     numbers = {row["case"]: json.loads(row["numbers"]) for row in table}
     return {
         "teachers": _teachers(numbers),
+        "against": _against(numbers),
         "outcomes": _outcomes(numbers),
         "rates": _pass_rates(numbers),
         "cost": _cost(table, numbers),
@@ -60,6 +61,19 @@ def _teachers(numbers: Mapping[str, Any]) -> str:
             )
     head = ["case", "teacher", "cosine, reverse KL", "cosine, forward KL", "mean of cosines, reverse KL"]
     return lines([*head, "slope along the mixture", "two halves agree"], table)
+
+
+def _against(numbers: Mapping[str, Any]) -> str:
+    """Differences of cosines: a teacher minus another one, or minus one that knows nothing."""
+    table = []
+    for case, found in numbers.items():
+        known = {one["teacher"] for one in found["outcomes"]}
+        pairs: dict[tuple[str, str], dict[str, str]] = {}
+        for one in found["against"]:
+            if one["first"] in known:
+                pairs.setdefault((one["first"], one["second"]), {})[one["divergence"]] = shown(one)
+        table += [[case, *pair, *(both[name] for name in DIVERGENCES)] for pair, both in pairs.items()]
+    return lines(["case", "teacher", "minus", "reverse KL", "forward KL"], table)
 
 
 def _outcomes(numbers: Mapping[str, Any]) -> str:
