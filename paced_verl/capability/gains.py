@@ -20,6 +20,7 @@ from paced_verl.capability.optimum import Aim, best_mix, gain
 from paced_verl.capability.simplex import project
 
 FloatArray = npt.NDArray[np.float64]
+STEPS = 8  # of the way to the best mix
 
 
 @dataclass(frozen=True)
@@ -149,10 +150,25 @@ class Gains:
         """The mix (C,) that is best by the posterior mean of T."""
         return best_mix(self.transfer, self.room, aim)
 
-    def advantage(self, mix: FloatArray, aim: Aim, count: int = 256) -> FloatArray:
-        """Reward of a mix minus that of the static one, under draws of T: (count,)."""
+    def advantage(self, mixes: FloatArray, aim: Aim, count: int = 256) -> FloatArray:
+        """Reward of mixes (A, C) minus that of the static one, under the same draws of T for all: (A, count)."""
         drawn, room = self.draws(count), self.room
-        return aim.value(drawn, room, mix) - aim.value(drawn, room, project(aim.static, aim.floor))
+        static = aim.value(drawn, room, project(aim.static, aim.floor))
+        return np.stack([aim.value(drawn, room, mix) for mix in mixes]) - static
+
+    def cautious(self, aim: Aim, confidence: float) -> tuple[FloatArray, FloatArray]:
+        """As far from the static mix towards the best one as the posterior warrants: the mix (C,), its advantage (draws,).
+
+        Of the mixes on the way, the one whose advantage has the largest quantile at 1 − confidence; that of the static
+        mix is 0. A part of the way is surer to help than all of it: what helps grows with the distance, what the first
+        steps have gained already is lost with its square.
+        """
+        start, end = np.sqrt(project(aim.static, aim.floor)), np.sqrt(self.optimise(aim))
+        way = np.array([(1 - t) * start + t * end for t in np.linspace(0, 1, STEPS + 1)]) ** 2
+        mixes = np.array([project(mix / mix.sum(), aim.floor) for mix in way])
+        advantage = self.advantage(mixes, aim)
+        chosen = int(np.argmax(np.quantile(advantage, 1 - confidence, axis=1)))
+        return mixes[chosen], advantage[chosen]
 
     def _known(self) -> tuple[FloatArray, FloatArray]:
         if self.mean is None or self.cov is None:

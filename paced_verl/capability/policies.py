@@ -33,7 +33,7 @@ class PolicySettings:
         beta, top: Losses of the ``top`` most required capabilities count 1 + β times.
         lam, cost: Points of the score that the whole budget is worth, spent where tokens cost 1; relative costs (C,).
         trust: ``gains``: largest squared Hellinger distance from the static mix.
-        confidence: ``gains``: how probably a mix must be better than the static one to be taken.
+        confidence: ``gains``: the mix is the one with the largest gain over the static one that is this probable.
         prior: ``gains``: of the gains.
         kappa, warmup: ``read``: deviations added to a mean; decisions by chance before the first fit.
         mix: ``fixed``: the mix (C,).
@@ -48,7 +48,7 @@ class PolicySettings:
     lam: float = 0.0
     cost: FloatArray | None = None
     trust: float = 0.5
-    confidence: float = 0.9
+    confidence: float = 0.75
     prior: Prior = field(default_factory=Prior)
     kappa: float = 1.0
     warmup: int = 5
@@ -222,7 +222,7 @@ class Remembering:
 
 @register_policy("gains")
 class GainsPolicy(Remembering):
-    """The mix that the model of gains finds best for all that is left, if it is probably better than the static one."""
+    """From the static mix towards the best for all that is left, as far as the model of gains is sure of it."""
 
     def __init__(self, settings: PolicySettings) -> None:
         super().__init__(settings)
@@ -242,16 +242,12 @@ class GainsPolicy(Remembering):
         static = project(state.r, self.settings.floor)
         if not self.outcomes:
             return static
-        best = self.model.optimise(aim)
-        advantage = self.model.advantage(best, aim)
-        sure = float(np.mean(advantage > 0))
-        taken = best if sure >= self.settings.confidence else static
+        taken, advantage = self.model.cautious(aim, self.settings.confidence)
         mean, sd = self.model.predict(taken[None])
         self._metrics = {
             "advantage": float(advantage.mean()),
             "advantage_se": float(advantage.std()),
-            "better_probability": sure,
-            "static": float(taken is static),
+            "better_probability": float(np.mean(advantage > 0)),
             "distance": hellinger(taken, static),
             "predicted": float(state.r @ mean[0]),
             "predicted_se": float(np.sqrt(state.r**2 @ sd[0] ** 2)),
