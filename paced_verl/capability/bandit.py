@@ -6,6 +6,8 @@ of the nets is that of a bootstrap; nets are trained from scratch at every fit; 
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -40,7 +42,7 @@ class Ensemble:
         generator = torch.Generator().manual_seed(self.seed)
         sizes = [inputs.shape[1], self.hidden, self.hidden, 1]
         self._layers = []
-        for wide, out in zip(sizes[:-1], sizes[1:], strict=True):
+        for wide, out in pairwise(sizes):
             bound = wide**-0.5  # as torch.nn.Linear
             drawn = (torch.rand(self.nets, wide + 1, out, generator=generator, dtype=torch.float64) * 2 - 1) * bound
             self._layers.append((drawn[:, :-1].clone().requires_grad_(), drawn[:, -1:].clone().requires_grad_()))

@@ -29,7 +29,7 @@ def frontier(successes: npt.ArrayLike, samples: npt.ArrayLike, draw: int, seed: 
     """
     k, n = np.asarray(successes, np.float64), np.asarray(samples, np.float64)
     if k.shape != n.shape or k.ndim != 1 or not k.size or (k < 0).any() or (k > n).any():
-        raise PacedError(f"expected 0 ≤ successes ≤ samples for each level, got {successes} of {samples}")
+        raise PacedError(f"expected 0 ≤ successes ≤ samples for each level, got {k} of {n}")
     rates = np.random.default_rng([seed, draw]).beta(1 + k, 1 + n - k)
     return int(np.argmin(np.abs(rates - target)))
 

@@ -157,7 +157,7 @@ class Gains:
         return np.stack([aim.value(drawn, room, mix) for mix in mixes]) - static
 
     def cautious(self, aim: Aim, confidence: float) -> tuple[FloatArray, FloatArray]:
-        """As far from the static mix towards the best one as the posterior warrants: the mix (C,), its advantage (draws,).
+        """As far from the static mix towards the best one as the posterior warrants: the mix (C,), its advantages.
 
         Of the mixes on the way, the one whose advantage has the largest quantile at 1 − confidence; that of the static
         mix is 0. A part of the way is surer to help than all of it: what helps grows with the distance, what the first

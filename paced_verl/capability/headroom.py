@@ -1,9 +1,10 @@
 """Whether it pays to decide at all: what the best mix would gain over the static one, before a run is paid for.
 
 Some short interventions start at one checkpoint: one for each capability, which trains on it alone, and a few mixed
-ones. They give the transfer matrix T of :mod:`paced_verl.capability.gains`, with errors. Under that model the gains of
-a run depend on Σ_t √w_t alone and are concave in it, so that no sequence of mixes is better than the best fixed one:
-what that gains is what any policy can gain.
+ones. They give the transfer matrix T of :mod:`paced_verl.capability.gains`, with errors. Under that model, as long as
+a single decision moves no score by much, the gains of a run depend on Σ_t √w_t alone and are concave in it: no sequence
+of mixes is better than the best fixed one, and what that gains is what any policy can gain. Only a T that changes, as
+where one capability is learnt after another, leaves more.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def gain(transfer: FloatArray, room: FloatArray, mix: FloatArray, horizon: float
 def best_mix(transfer: FloatArray, room: FloatArray, aim: Aim) -> FloatArray:
     """The mix with the largest reward for given T (C, C) and h (C,), to about 1e-7 in each share.
 
-    Where nothing within the trust region gains anything, it is the static mix.
+    What a score would lose below 0 counts here, as it does not in :func:`gain`. Where everything hurts, the problem is not convex, and the answer a mix that is not worse than the static one.
     """
     size = len(aim.r)
     static = project(aim.static, aim.floor)
@@ -88,34 +88,33 @@ def best_mix(transfer: FloatArray, room: FloatArray, aim: Aim) -> FloatArray:
     def loss(x: FloatArray) -> tuple[float, FloatArray]:
         u, lost = x[:size], x[size:]
         delta, slope = gains(u)
-        value = aim.r @ delta - aim.beta * aim.r[guarded] @ lost - cost @ u**2
-        down = np.concatenate([2 * cost * u - (aim.r * slope) @ transfer, aim.beta * aim.r[guarded]])
-        return -value / unit, down / unit
+        value = aim.r @ delta - aim.beta * unit * aim.r[guarded] @ lost - cost @ u**2
+        down = np.concatenate([2 * cost * u - (aim.r * slope) @ transfer, aim.beta * unit * aim.r[guarded]])
+        return float(-value / unit), np.asarray(down / unit)
 
     def inside(x: FloatArray) -> FloatArray:
         u, lost = x[:size], x[size:]
-        return np.concatenate([[1 - u @ u, u @ root - (1 - aim.trust)], (lost + gains(u)[0][guarded]) / unit])
+        return np.concatenate([[1 - u @ u, u @ root - (1 - aim.trust)], lost + gains(u)[0][guarded] / unit])
 
     def inside_slope(x: FloatArray) -> FloatArray:
         u = x[:size]
         rows = np.zeros((2 + len(guarded), len(x)))
         rows[0, :size], rows[1, :size] = -2 * u, root
         rows[2:, :size] = (gains(u)[1][:, None] * transfer)[guarded] / unit
-        rows[2:, size:] = np.eye(len(guarded)) / unit
+        rows[2:, size:] = np.eye(len(guarded))
         return rows
 
-    start = np.concatenate([root, np.maximum(-gains(root)[0][guarded], 0)])
     found = minimize(
         loss,
-        start,
+        np.concatenate([root, np.maximum(-gains(root)[0][guarded] / unit, 0)]),
         jac=True,
         method="SLSQP",
         bounds=[(np.sqrt(aim.floor), 1.0)] * size + [(0.0, None)] * len(guarded),
         constraints={"type": "ineq", "fun": inside, "jac": inside_slope},
-        options={"maxiter": 500, "ftol": 1e-15},
+        options={"maxiter": 500, "ftol": 1e-15},  # below what it can reach: it ends where no step is better
     )
     u = np.clip(found.x[:size], 0, 1)
-    if u @ u < 1 - 1e-6:
+    if not u.any():
         return static
     mix = project(u**2 / (u @ u), aim.floor)
     better = aim.value(transfer, room, mix) > aim.value(transfer, room, static)

@@ -23,7 +23,7 @@ class State:
         spent: Tokens so far.
         left: Tokens left of the whole budget, those of the decision to come included.
         decision: Index of the decision to come, from 0.
-        divergence: Mean reverse KL from the teacher per token, in nats, on the capability's rows; ``None``: not measured.
+        divergence: Mean reverse KL from the teacher per token, in nats, on a capability's rows; ``None``: not measured.
     """
 
     r: FloatArray

@@ -44,8 +44,9 @@ def fit_requirement(
 ) -> Requirement:
     """Minimise mean w (ΔU − r · Δs)² − entropy × H(r) on the simplex.
 
-    Intervals are those of the regression with Σ r = 1 alone, whose t statistics are exact; the limits at 0 and 1 and the
-    entropy move r, but say nothing of what is known. Noise in Δs is not allowed for: it draws r towards equal weights.
+    Intervals are those of the regression with Σ r = 1 alone, whose t statistics are exact; the limits at 0 and 1 and
+    the entropy move r, but say nothing of what is known. Noise in Δs is not allowed for: it makes
+    r more even.
 
     Args:
         utility: (M,) after each intervention.
