@@ -70,7 +70,8 @@ def gain(transfer: FloatArray, room: FloatArray, mix: FloatArray, horizon: float
 def best_mix(transfer: FloatArray, room: FloatArray, aim: Aim) -> FloatArray:
     """The mix with the largest reward for given T (C, C) and h (C,), to about 1e-7 in each share.
 
-    What a score would lose below 0 counts here, as it does not in :func:`gain`. Where everything hurts, the problem is not convex, and the answer a mix that is not worse than the static one.
+    What a score would lose below 0 counts here, as it does not in :func:`gain`. Where everything hurts, the
+    problem is not convex, and the answer a mix that is not worse than the static one.
     """
     size = len(aim.r)
     static = project(aim.static, aim.floor)

@@ -32,7 +32,7 @@ def truth(transfer: np.ndarray) -> float:
 def test_intervals_of_the_transfer_matrix_cover() -> None:
     """300 sets of interventions, 9 entries."""
     covered = [
-        (fit.interval[..., 0] <= SPILLS) & (SPILLS <= fit.interval[..., 1])
+        (fit.interval[..., 0] <= SPILLS) & (fit.interval[..., 1] >= SPILLS)
         for fit in (measured(SPILLS, seed) for seed in range(300))
     ]
     assert np.mean(covered, axis=0) == pytest.approx(np.full((3, 3), 0.95), abs=0.05)
@@ -46,7 +46,7 @@ def test_the_shared_start_correlates_what_is_known() -> None:
 
 def test_headroom_is_that_of_the_world() -> None:
     transfer = np.diag([0.01, 0.1, 0.1])
-    found = headroom(measured(transfer, 0, noise=1e-6), START, AIM)
+    found = headroom(measured(transfer, 0, noise=1e-6), START, AIM, worth=0.03)
     assert found.gain == pytest.approx(truth(transfer), abs=1e-3)
     assert found.at_most == pytest.approx(truth(transfer), abs=1e-3)
     assert found.verdict.startswith("It pays")
@@ -54,7 +54,7 @@ def test_headroom_is_that_of_the_world() -> None:
 
 def test_an_upper_limit_that_holds() -> None:
     known = truth(SPILLS)
-    held = [headroom(measured(SPILLS, seed), START, AIM, draws=40).at_most >= known for seed in range(20)]
+    held = [headroom(measured(SPILLS, seed), START, AIM, draws=30).at_most >= known for seed in range(20)]
     assert np.mean(held) >= 0.85
 
 

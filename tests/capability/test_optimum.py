@@ -34,7 +34,7 @@ def test_the_projection_is_the_nearest_mix(point: list[float], floor: float) -> 
 
 
 def test_floors_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(PacedError, match="floor=0.3"):
+    with pytest.raises(PacedError, match="floor=0"):
         project([0.2] * 5, 0.3)
 
 
@@ -118,9 +118,18 @@ def test_the_best_of_two_candidates_changes_at_the_beta_of_the_closed_form(away:
     assert np.argmax(reward(r, delta, switch + away, np.array([True, False]))) == chosen
 
 
-def test_the_static_mix_where_everything_hurts() -> None:
+def test_where_everything_hurts_it_is_not_worse_than_the_static_mix() -> None:
     r = np.array([0.6, 0.4])
-    assert best_mix(np.full((2, 2), -0.1), np.full(2, 0.5), Aim(r, r)) == pytest.approx(r)
+    for transfer in (np.full((2, 2), -0.1), np.array([[-0.1, -0.3], [0.0, -0.2]])):
+        aim = Aim(r, r)
+        assert aim.value(transfer, np.full(2, 0.5), best_mix(transfer, np.full(2, 0.5), aim)) >= aim.value(
+            transfer, np.full(2, 0.5), r
+        )
+
+
+def test_the_static_mix_where_nothing_matters() -> None:
+    r = np.array([0.6, 0.4])
+    assert best_mix(np.zeros((2, 2)), np.ones(2), Aim(r, r)) == pytest.approx(r)
 
 
 def test_protected_are_the_most_required_and_their_equals() -> None:

@@ -142,7 +142,7 @@ def test_a_probe_between_decisions_is_a_measurement_of_its_own() -> None:
         ({"names": ("a", "a")}, "name of its own"),
         ({"mix": np.ones(3)}, "mix: expected 2"),
         ({"cost": np.ones(3)}, "cost: expected 2"),
-        ({"floor": 0.6}, "floor=0.6"),
+        ({"floor": 0.6}, "floor=0"),
         ({"mix": np.array([0.5, 0.6])}, "add up to 1"),
     ],
 )

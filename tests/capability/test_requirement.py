@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def test_entropy_makes_it_even() -> None:
         fit_requirement(utility, scores, float(BASE @ R) + 0.4, BASE, entropy=e).r for e in (0, 1e-4, 1e-2, 1e3, np.inf)
     ]
     spread = [np.ptp(r) for r in fits]
-    assert all(after < before for before, after in zip(spread[:3], spread[1:4], strict=True))
+    assert all(after < before for before, after in pairwise(spread[:4]))
     assert fits[3] == pytest.approx(np.full(4, 0.25), abs=1e-5)
     assert fits[4] == pytest.approx(np.full(4, 0.25))
 
