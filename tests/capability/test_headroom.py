@@ -54,8 +54,8 @@ def test_headroom_is_that_of_the_world() -> None:
 
 def test_an_upper_limit_that_holds() -> None:
     known = truth(SPILLS)
-    held = [headroom(measured(SPILLS, seed), START, AIM, draws=30).at_most >= known for seed in range(20)]
-    assert np.mean(held) >= 0.85
+    held = [headroom(measured(SPILLS, seed), START, AIM, draws=20).at_most >= known for seed in range(10)]
+    assert np.mean(held) >= 0.8
 
 
 def test_verdicts() -> None:

@@ -38,7 +38,9 @@ def story(order: list[int]) -> tuple[list[State], list[Outcome]]:
 def make(name: str, order: list[int] | None = None, **settings: object) -> Policy:
     order = order or [0, 1, 2, 3]
     names = tuple(NAMES[i] for i in order)
-    return make_policy(name, PolicySettings(names, 1000.0, mix=MIX[order], cost=MIX[order], seed=5, **settings))
+    return make_policy(
+        name, PolicySettings(names, 1000.0, mix=MIX[order], cost=MIX[order], seed=5, warmup=7, **settings)
+    )
 
 
 def proposals(policy: Policy, states: list[State], outcomes: list[Outcome]) -> np.ndarray:

@@ -36,7 +36,7 @@ def test_no_loss_where_the_static_mix_is_the_best() -> None:
 
 
 def test_no_loss_where_training_one_costs_another() -> None:
-    assert estimate(gained(SPILLS, 12)).interval[0] > -0.01
+    assert estimate(gained(SPILLS, 8)).interval[0] > -0.01
 
 
 @pytest.mark.parametrize(("world", "share"), [(SATURATED, 0.5), (CEILINGS, 0.0), (ORDERED, 0.0)])
@@ -44,7 +44,7 @@ def test_it_gains_where_there_is_something_to_gain(world: World, share: float) -
     """Better than the static mix by this share of what the best fixed mix is, which nobody knows before."""
     headroom = world.best_fixed()[1] - float(world.utility(world.r))
     assert headroom > 0.02
-    assert estimate(gained(world, 12)).interval[0] > share * headroom
+    assert estimate(gained(world, 8)).interval[0] > share * headroom
 
 
 def test_the_loop_finds_the_kkt_mix_of_a_concave_world() -> None:
@@ -90,7 +90,7 @@ def test_protection_keeps_what_it_protects() -> None:
     """Training 1 costs 0, which has nothing to learn from its own tokens: with β the loss is smaller."""
     transfer = np.array([[0.01, -0.06, 0.0], [0.0, 0.12, 0.0], [0.0, 0.0, 0.06]])
     world = World(np.array([0.4, 0.4, 0.2]), np.array([0.8, 0.2, 0.2]), roots(transfer), decisions=30, probes=4000)
-    kept = [np.mean([run(world, "gains", s, beta=b, trust=1.0).scores[-1, 0] for s in range(4)]) for b in (0.0, 8.0)]
+    kept = [np.mean([run(world, "gains", s, beta=b, trust=1.0).scores[-1, 0] for s in range(2)]) for b in (0.0, 8.0)]
     assert kept[1] > kept[0] + 0.01
 
 
