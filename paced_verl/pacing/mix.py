@@ -32,11 +32,11 @@ class MixSampler:
 
     Args:
         table, kernel: As of PassRateSampler, over the prompts of all capabilities.
-        groups: Capability of each prompt, int16 (N,), as the place of its name.
+        groups: Capability of each prompt, int16 (N,), as the place of its name; −1: set apart, never drawn.
         names: Of the capabilities, C.
         mix: Share of the draws of each, (C,), on the simplex.
         seed: Each capability draws from a stream of its own; the first has that of a PassRateSampler of this seed.
-        epoch_size: Number of prompts in one pass of ``iter()``, by default N.
+        epoch_size: Number of prompts in one pass of ``iter()``, by default all that are drawn.
         settings: ``power``, ``explore``, ``skip_zero_weight``, ``teacher`` of PassRateSampler.
 
     Raises:
@@ -57,10 +57,10 @@ class MixSampler:
     ) -> None:
         if epoch_size is not None and epoch_size < 1:
             raise ValueError(f"sampler: epoch_size must be >= 1, got {epoch_size}")
-        if groups.shape != (len(table),) or groups.min() < 0 or groups.max() >= len(names):
+        if groups.shape != (len(table),) or groups.min() < -1 or groups.max() >= len(names):
             raise ValueError(f"sampler: expected one of {len(names)} capabilities for each of {len(table)} prompts")
         self.table, self.groups, self.names, self.seed = table, groups, tuple(names), seed
-        self._epoch_size = epoch_size or len(table)
+        self._epoch_size = epoch_size or int(np.count_nonzero(groups >= 0))
         self._yielded = 0  # by the pass of iter() that is under way
         self._parts = []
         for group, name in enumerate(names):
@@ -69,13 +69,18 @@ class MixSampler:
                 raise ValueError(f"sampler: capability {name!r} has no prompts")
             self._parts.append(_Part(table, kernel, rows=rows, seed=stream_seed(seed, group), **settings))
         self._quotas = Quotas(len(names))
+        self.mix = np.zeros(len(names))
+        self._drawn = np.zeros(len(names), np.int64)  # since the mix was set
         self.set_mix(mix)
+        self._newest: FloatArray | None = None  # a mix that was set since the run started
         self._check_weights()
 
     # ------------------------------------------------------------------ the mix
 
     def set_mix(self, mix: npt.ArrayLike) -> None:
         """Draw in these shares from here on, (C,); what the last mix still owes a capability stays owed.
+
+        A data loader hands a saved state to its sampler at the first draw only: what was set before that holds after.
 
         Raises:
             ValueError: It is not on the simplex.
@@ -86,8 +91,9 @@ class MixSampler:
                 f"sampler: the mix must be a share >= 0 for each of {', '.join(self.names)}, and they must sum to 1, "
                 f"got {shares.tolist()}"
             )
-        self.mix = shares / shares.sum()
-        self._drawn = np.zeros(len(self.names), np.int64)  # since the mix was set
+        self._newest, mix = shares, shares / shares.sum()
+        if not np.array_equal(mix, self.mix):
+            self.mix, self._drawn = mix, np.zeros(len(mix), np.int64)
         self._share_out()
 
     @property
@@ -141,7 +147,7 @@ class MixSampler:
 
         With the weights the prompts were drawn under: call it after ``draw``, before the next ``update``.
         """
-        weights = np.empty(len(prompts), np.float32)
+        weights = np.zeros(len(prompts), np.float32)
         for part, here in self._split(self.groups[prompts]):
             weights[here] = part.loss_weights(part.places(prompts[here]))
         return weights
@@ -178,7 +184,7 @@ class MixSampler:
 
     def _split(self, groups: npt.NDArray[np.integer]) -> Iterator[tuple[_Part, npt.NDArray[np.bool_]]]:
         """The samplers of these capabilities, and where theirs are."""
-        for group in np.unique(groups).tolist():
+        for group in np.unique(groups[groups >= 0]).tolist():
             yield self._parts[group], groups == group
 
     def _shared(self) -> Iterator[tuple[float, _Part]]:
@@ -210,6 +216,8 @@ class MixSampler:
         self._yielded = state["yielded"]
         self._quotas.load_state_dict(state["quotas"])
         self._share_out()
+        if self._newest is not None:
+            self.set_mix(self._newest)
 
     def _settings(self) -> dict[str, Any]:
         return {
