@@ -20,6 +20,7 @@ MAY: dict[str, set[str]] = {
     "tasks": set(),
     "cpu": set(),
     "teacher": {"divergence"},
+    "capability": set(),
     "alignment": {"divergence"},
     "config": {"alignment", "divergence", "pacing", "teacher"},
     "targets": {"config", "pacing", "teacher"},
@@ -35,7 +36,7 @@ MAY: dict[str, set[str]] = {
     "report": {"alignment", "diagnostics", "pacing", "targets"},
 }
 """Of each folder with code: the folders it may import besides itself and the ground. From the bottom upwards."""
-PURE = ("divergence", "pacing", "config", "run", "report", "diagnostics", "alignment")
+PURE = ("divergence", "pacing", "capability", "config", "run", "report", "diagnostics", "alignment")
 DATA = ("_hydra", "configs")  # nobody imports them
 DOORS = ("__init__.py", "cli.py")  # verl's and a person's: they import whatever they lead to
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from paced_verl.pacing.kernel import Kernel
 from paced_verl.pacing.pass_rates import PassRateTable
-from paced_verl.pacing.protocol import IntArray
+from paced_verl.pacing.protocol import IntArray, RowArray
 from paced_verl.pacing.quotas import Quotas
 from paced_verl.pacing.sampler import FloatArray, PassRateSampler, check_state, nothing_to_learn, table_metrics
 
@@ -25,8 +25,9 @@ class MixSampler:
     :class:`~paced_verl.pacing.sampler.PassRateSampler` over the capability alone, and so are draws: they depend on its
     own prompts and on how many were drawn, not on the mix. With one capability all is as without.
 
-    Shares are exact at every moment, as :class:`~paced_verl.pacing.quotas.Quotas` says. A capability whose prompts all weigh 0 gives its
-    share away in proportion to the others' mix, until one of its prompts weighs again; nothing is made up for then.
+    Shares are exact at every moment, as :class:`~paced_verl.pacing.quotas.Quotas` says. A capability whose prompts all
+    weigh 0 gives its share away in proportion to the others' mix, until one of its prompts weighs again; it gets
+    nothing in return then.
 
     Memory is 10 bytes a prompt on top of the table's 12: row 4, weight 4, capability 2.
 
@@ -64,7 +65,7 @@ class MixSampler:
         self._yielded = 0  # by the pass of iter() that is under way
         self._parts = []
         for group, name in enumerate(names):
-            rows = np.flatnonzero(groups == group).astype(np.int32)
+            rows: RowArray = np.flatnonzero(groups == group).astype(np.int32)
             if not rows.size:
                 raise ValueError(f"sampler: capability {name!r} has no prompts")
             self._parts.append(_Part(table, kernel, rows=rows, seed=stream_seed(seed, group), **settings))
@@ -91,9 +92,9 @@ class MixSampler:
                 f"sampler: the mix must be a share >= 0 for each of {', '.join(self.names)}, and they must sum to 1, "
                 f"got {shares.tolist()}"
             )
-        self._newest, mix = shares, shares / shares.sum()
-        if not np.array_equal(mix, self.mix):
-            self.mix, self._drawn = mix, np.zeros(len(mix), np.int64)
+        self._newest, shares = shares, shares / shares.sum()
+        if not np.array_equal(shares, self.mix):
+            self.mix, self._drawn = shares, np.zeros(len(shares), np.int64)
         self._share_out()
 
     @property
@@ -222,7 +223,7 @@ class MixSampler:
     def _settings(self) -> dict[str, Any]:
         return {
             "names": list(self.names),
-            "groups": zlib.crc32(np.ascontiguousarray(self.groups)),
+            "groups": zlib.crc32(np.ascontiguousarray(self.groups).data),
             "epoch_size": self._epoch_size,
             "seed": self.seed,
         }
@@ -247,8 +248,10 @@ class MixSampler:
         found = [part.weight_metrics() for part in self._parts]
         mean, largest, zero, ess, entropy = (
             np.array([metrics[key] for metrics in found])
-            for key in ("paced/weight/mean", "paced/weight/max", "paced/weight/zero_share")
-            + ("paced/weight/ess", "paced/sampler/entropy")
+            for key in (
+                *(f"paced/weight/{name}" for name in ("mean", "max", "zero_share", "ess")),
+                "paced/sampler/entropy",
+            )
         )
         size, known = (np.array([getattr(part, key) for part in self._parts]) for key in ("size", "known"))
         shares, total = self._quotas.shares, known.sum() or math.nan
@@ -267,7 +270,7 @@ class MixSampler:
 class _Part(PassRateSampler):
     """The prompts of a capability, counted from 0; all of them may weigh 0."""
 
-    rows: npt.NDArray[np.int32]
+    rows: RowArray
 
     @property
     def weighs(self) -> bool:

@@ -23,9 +23,9 @@ class Quotas:
     - While the shares stay as they are, nobody is behind by more than 1 − δ: less than one turn, and no rule does
       better.
     - What is owed when shares change stays owed. Nobody is then behind by more than the largest of
-      min(1, (C−k)/k) (1−δ) + 1/2 + 1/3 + … + 1/k over k ≤ C: .88 for C = 3, 1.34 for C = 4, 2.69 for C = 16. No rule can
-      promise less than 1 for C ≥ 4: let the shares always be equal among those who had no turn yet, and the last of
-      them is owed 1/C + … + 1/3 + 1/2 after C − 1 turns.
+      min(1, (C−k)/k) (1−δ) + 1/2 + 1/3 + … + 1/k over k ≤ C: .88 for C = 3, 1.34 for C = 4, 2.69 for C = 16. No rule
+      can promise less than 1 for C ≥ 4: let the shares always be equal among those who had no turn yet, and the last
+      of them is owed 1/C + … + 1/3 + 1/2 after C − 1 turns.
 
     A group that turns are closed to keeps what it is owed, or is ahead by. The bounds are those of groups that are all
     open: what closed ones keep comes on top.
@@ -39,7 +39,8 @@ class Quotas:
         self._base = np.zeros(groups)  # owed when the shares were set
         self._turns = np.zeros(groups, np.int64)  # since then, of each; and of all:
         self._count = 0
-        self.set(np.full(groups, 1 / groups), np.ones(groups, bool))
+        self.shares = np.full(groups, 1 / groups)
+        self.set(self.shares, np.ones(groups, bool))
 
     @property
     def owed(self) -> FloatArray:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from paced_verl.pacing.kernel import Kernel
 from paced_verl.pacing.pass_rates import PassRateTable
-from paced_verl.pacing.protocol import IntArray
+from paced_verl.pacing.protocol import IntArray, RowArray
 from paced_verl.pacing.reliability import Reliability
 
 _BLOCK = 256  # prompts that share one entry of the sums a draw searches
@@ -57,7 +57,7 @@ class PassRateSampler:
         seed: int = 0,
         epoch_size: int | None = None,
         teacher: Reliability | None = None,
-        rows: npt.NDArray[np.integer] | None = None,
+        rows: RowArray | None = None,
     ) -> None:
         if not 0 <= power < math.inf:
             raise ValueError(f"sampler: power must be >= 0, got {power}")

@@ -163,7 +163,7 @@ def test_a_change_of_the_mix_keeps_what_is_owed():
     sampler.set_mix([0.2, 0.2, 0.6])
     np.testing.assert_allclose(sampler.owed, owed)
     after = np.bincount(sampler.groups[sampler.draw(1000)], minlength=3)
-    np.testing.assert_allclose(after, owed + [200, 200, 600], atol=1)
+    np.testing.assert_allclose(after, owed + np.array([200, 200, 600]), atol=1)
 
 
 def three(successes):
@@ -188,7 +188,8 @@ def test_a_capability_without_weight_gives_its_share_away_until_it_weighs_again(
     table.observe([2], [4], [8], step=1)
     sampler.update([2])
     np.testing.assert_array_equal(np.bincount(sampler.groups[sampler.draw(1000)]), [500, 300, 200])
-    assert sampler.without_weight == () and sampler.given_away == 0
+    assert sampler.without_weight == ()
+    assert sampler.given_away == 0
 
     table.observe([0, 1], [0, 8], [8, 8], step=2)
     sampler.refresh()
@@ -296,7 +297,8 @@ def test_before_anything_is_known_and_where_a_capability_is_left_out_metrics_are
     assert metrics["paced/sampler/entropy"] == pytest.approx(
         (stats.entropy(MIX) + np.array(MIX) @ np.log(np.bincount(sampler.groups))) / math.log(30)
     )
-    assert math.isnan(metrics["paced/capability/code/realised"]) and math.isnan(metrics["paced/weight/ess"])
+    assert math.isnan(metrics["paced/capability/code/realised"])
+    assert math.isnan(metrics["paced/weight/ess"])
     table, groups = three([4, 4, 4, 4, 8, 8])
     metrics = mix_of(table, groups=groups, mix=[1, 0, 0]).metrics(0)
     assert metrics["paced/weight/ess"] == pytest.approx(2 / 6)  # two of six prompts make up the objective
@@ -374,7 +376,8 @@ def test_prompts_that_are_set_apart_are_never_drawn():
     groups = np.where(np.arange(300) % 5 == 0, -1, groups_of(300)).astype(np.int16)
     sampler = mix_of(table, 0.5, 0.2, groups=groups)
     drawn = sampler.draw(3000)
-    assert (groups[drawn] >= 0).all() and len(sampler) == 240
+    assert (groups[drawn] >= 0).all()
+    assert len(sampler) == 240
     table.observe([0, 1, 5], [4, 4, 4], [8, 8, 8], step=1)  # an estimate measures them, too
     sampler.update([0, 1, 5])
     kept = np.flatnonzero(groups >= 0)
@@ -411,7 +414,7 @@ def test_a_state_survives_json_with_its_mix():
     sampler.load_state_dict(state_after(5))
     np.testing.assert_array_equal(sampler.mix, MIX)
     assert state_after(25)["parts"] == (sampler.draw(20), sampler.state_dict()["parts"])[1]
-    with pytest.raises(ValueError, match="lacks .*quotas"):
+    with pytest.raises(ValueError, match=r"lacks .*quotas"):
         sampler.load_state_dict(sampler_of(table_of([4])).state_dict())
 
 
