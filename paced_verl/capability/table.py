@@ -230,8 +230,11 @@ def _codes(values: Any) -> tuple[npt.NDArray[np.int32], list[str]]:
     """Each value as the place of its text among the different ones; −1 for null."""
     array = values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values)
     array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
-    if not pa.types.is_dictionary(array.type):
-        array = array.dictionary_encode()
+    if pa.types.is_null(array.type):
+        return np.full(len(array), -1, np.int32), []
+    if pa.types.is_dictionary(array.type):  # it may hold values that no row has, or one twice
+        array = array.dictionary_decode()
+    array = array.dictionary_encode()
     codes = array.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
     return codes, [str(value) for value in array.dictionary.to_pylist()]
 
