@@ -93,7 +93,7 @@ def test_names_are_looked_up():
     capabilities = Capabilities.read(SOURCES, rules=RULES)
     np.testing.assert_array_equal(capabilities.vector({"code": 0.25, "maths": 0.75}), [0.75, 0.25])
     np.testing.assert_array_equal(capabilities.vector({"code": 1}), [0, 1])
-    with pytest.raises(PacedError, match="no capability 'math'. Did you mean 'maths'"):
+    with pytest.raises(PacedError, match=r"no capability 'math'\. Did you mean 'maths'"):
         capabilities.vector({"math": 1})
 
 
@@ -154,7 +154,7 @@ def test_probes_are_validation_rows_of_the_capability():
 
 def test_too_few_validation_rows_are_an_error():
     capabilities = Capabilities.read(SOURCES, rules=RULES)
-    with pytest.raises(PacedError, match="'maths' wants 2 probe prompts, but has 1 validation rows. Lower its probe"):
+    with pytest.raises(PacedError, match=r"'maths' wants 2 probe prompts, but has 1 validation rows\. Lower its probe"):
         capabilities.with_probes(["mbpp", "gsm8k"])
 
 
