@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ class Quotas:
     def __init__(self, groups: int) -> None:
         self._slack = 1 / (2 * max(groups, 2) - 2)
         self._base = np.zeros(groups)  # owed when the shares were set
-        self._turns = np.zeros(groups, np.int64)  # since then, of each; and of all:
+        self._turns = [0] * groups  # since then, of each; and of all:
         self._count = 0
         self.shares = np.full(groups, 1 / groups)
         self.set(self.shares, np.ones(groups, bool))
@@ -50,36 +51,41 @@ class Quotas:
     def set(self, shares: FloatArray, open_to: npt.NDArray[np.bool_]) -> None:
         """Go on with these shares, (C,), and with turns for these groups only; a closed one must have share 0."""
         if self._count and not np.array_equal(shares, self.shares):
-            self._base, self._count, self._turns = self.owed, 0, np.zeros_like(self._turns)
+            self._base, self._count, self._turns = self.owed, 0, [0] * len(shares)
         self.shares, self._open = shares, open_to
-        self._every = 1 / np.maximum(shares, 1e-18)  # turns between two of its own
-        missing = self._turns - self._base
-        self._from = np.where(open_to, (missing + self._slack) * self._every, np.inf)
-        self._until = (missing + 1 - self._slack) * self._every
+        # Lists from here on: of so few groups they are quicker than arrays.
+        self._every: list[float] = (1 / np.maximum(shares, 1e-18)).tolist()  # turns between two of a group's own
+        self._offset: list[float] = (self._slack - self._base).tolist()
+        self._from = [self._due(group) if is_open else math.inf for group, is_open in enumerate(open_to.tolist())]
+        self._until = [self._due(group, 1 - 2 * self._slack) for group in range(len(shares))]
+
+    def _due(self, group: int, more: float = 0.0) -> float:
+        """After how many turns a group is owed δ, and so much more."""
+        return (self._turns[group] + self._offset[group] + more) * self._every[group]
 
     def draw(self, n: int) -> IntArray:
         """Whose the next n turns are, int64 (n,); the same as n times ``draw(1)``."""
-        turns = np.empty(n, np.int64)
-        for i in range(n):
-            self._count += 1
-            until = np.where(self._from <= self._count, self._until, np.inf)
-            group = until.argmin()
-            if not self._count < until[group] < np.inf:  # somebody is late, or nobody is owed enough
-                group = np.where(self._open, self.owed, -np.inf).argmax()
-            self._turns[group] += 1
-            missing = self._turns[group] - self._base[group]
-            self._from[group] = (missing + self._slack) * self._every[group]
-            self._until[group] = (missing + 1 - self._slack) * self._every[group]
-            turns[i] = group
-        return turns
+        return np.array([self._next() for _ in range(n)], np.int64)
+
+    def _next(self) -> int:
+        self._count += 1
+        until, group = math.inf, -1
+        for candidate, start in enumerate(self._from):
+            if start <= self._count and self._until[candidate] < until:
+                until, group = self._until[candidate], candidate
+        if not self._count < until < math.inf:  # somebody is late, or nobody is owed enough
+            group = int(np.where(self._open, self.owed, -np.inf).argmax())
+        self._turns[group] += 1
+        self._from[group], self._until[group] = self._due(group), self._due(group, 1 - 2 * self._slack)
+        return group
 
     def state_dict(self) -> dict[str, Any]:
         """As JSON would hold it; which groups are open is not in it."""
-        base, turns, shares = self._base.tolist(), self._turns.tolist(), self.shares.tolist()
-        return {"base": base, "turns": turns, "count": self._count, "shares": shares}
+        shares, base = self.shares.tolist(), self._base.tolist()
+        return {"shares": shares, "base": base, "turns": list(self._turns), "count": self._count}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
-        self._base, self._turns = np.array(state["base"]), np.array(state["turns"], np.int64)
+        self._base, self._turns = np.array(state["base"]), list(state["turns"])
         self._count, self.shares = state["count"], np.array(state["shares"])
         self.set(self.shares, self._open)
