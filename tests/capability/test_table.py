@@ -181,6 +181,7 @@ def test_a_capabilitys_probes_do_not_depend_on_the_others():
     both = Capabilities.read(["a", "b"], rules=rules).with_probes(held_out)
     other = Capabilities.read(["a", "b"], rules={"b": Rule(probe=9), "a": Rule(probe=5)}).with_probes(held_out)
     np.testing.assert_array_equal(both.probes[0], other.probes[1])
+    assert (both.probes[0] != both.probes[1] - 50).any()
 
 
 def test_prompts_that_are_probed_and_trained_are_found():

@@ -89,6 +89,20 @@ def test_whatever_the_changes_what_is_owed_stays_bounded(data, groups):
         np.testing.assert_allclose(quotas.owed, planned - turns, atol=1e-9)
 
 
+def test_of_several_who_are_late_the_one_that_is_owed_most_is_next():
+    """Not the one that is late for longest: while four with next to no share had their turns, another would wait."""
+    quotas, planned, turns = Quotas(16), np.zeros(16), np.zeros(16)
+    for most, count in ((16, 8), (8, 3), (5, 1), (0, 12)):
+        order = np.argsort(-quotas.owed)
+        shares = np.full(16, 1e-6)
+        shares[order[:most] if most else order[-1:]] = 1
+        shares /= shares.sum()
+        quotas.set(shares, np.ones(16, bool))
+        for turn in quotas.draw(count):
+            planned, turns = planned + shares, turns + np.eye(16)[turn]
+            assert (planned - turns).max() <= behind_after_changes(16)
+
+
 @pytest.mark.parametrize(("groups", "reached"), [(3, 5 / 6), (4, 13 / 12), (16, 2.380728993)])
 def test_no_rule_can_do_with_less_than_a_turn_against_every_change(groups, reached):
     """Equal shares among those who had no turn yet: whoever the rule takes, the last one is owed 1/C + … + 1/2."""
