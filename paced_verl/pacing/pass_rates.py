@@ -96,7 +96,7 @@ class PassRateTable:
     def _columns(self) -> tuple[npt.NDArray[Any], ...]:
         return self.successes, self.samples, self.last_seen
 
-    def rates(self, prompts: npt.NDArray[np.int64] | slice = slice(None)) -> npt.NDArray[np.float32]:
+    def rates(self, prompts: npt.NDArray[np.integer] | slice = slice(None)) -> npt.NDArray[np.float32]:
         """Pass rates float32 of these prompts, all by default; NaN for one without samples."""
         successes, samples = self.successes[prompts], self.samples[prompts]
         return np.divide(successes, samples, out=np.full(samples.shape, np.nan, np.float32), where=samples > 0)

@@ -14,6 +14,7 @@ from paced_verl.pacing.pass_rates import PassRateTable
 from paced_verl.pacing.reliability import Reliability
 
 IntArray = npt.NDArray[np.int64]
+RowArray = npt.NDArray[np.int32]  # a table has fewer than 2^31 rows
 
 
 class PromptSampler(Protocol):

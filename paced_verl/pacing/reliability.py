@@ -34,7 +34,7 @@ class Reliability:
     table: PassRateTable
     rule: Rule | None
 
-    def __call__(self, weights: FloatArray, prompts: npt.NDArray[np.int64] | slice, peak: float) -> FloatArray:
+    def __call__(self, weights: FloatArray, prompts: npt.NDArray[np.integer] | slice, peak: float) -> FloatArray:
         """What prompts weigh.
 
         Args:

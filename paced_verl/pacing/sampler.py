@@ -1,7 +1,7 @@
 """Which prompts come next, and what their loss must be multiplied by."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from paced_verl.pacing.kernel import Kernel
 from paced_verl.pacing.pass_rates import PassRateTable
-from paced_verl.pacing.protocol import IntArray
+from paced_verl.pacing.protocol import IntArray, RowArray
 from paced_verl.pacing.reliability import Reliability
 
 _BLOCK = 256  # prompts that share one entry of the sums a draw searches
@@ -34,6 +34,7 @@ class PassRateSampler:
     explore: share of draws that are uniform over all prompts, so that prompts of weight 0 are measured again.
     skip_zero_weight: do not draw prompts that would train nothing; a γ > 0 never draws them.
     teacher: what the teacher's own pass rates make of w.
+    rows: the rows of the table that are this sampler's prompts 0 … N−1; by default all of them, in their order.
     epoch_size: number of prompts in one pass of ``iter()``, by default N. It is independent of the epochs at γ = 0: a
         multiple of the batch size keeps a ``drop_last`` loader from discarding prompts.
 
@@ -56,6 +57,7 @@ class PassRateSampler:
         seed: int = 0,
         epoch_size: int | None = None,
         teacher: Reliability | None = None,
+        rows: RowArray | None = None,
     ) -> None:
         if not 0 <= power < math.inf:
             raise ValueError(f"sampler: power must be >= 0, got {power}")
@@ -65,9 +67,9 @@ class PassRateSampler:
             raise ValueError(f"sampler: seed must be >= 0, got {seed}")
         if epoch_size is not None and epoch_size < 1:
             raise ValueError(f"sampler: epoch_size must be >= 1, got {epoch_size}")
-        self.table, self.kernel, self.teacher = table, kernel, teacher
+        self.table, self.kernel, self.teacher, self.rows = table, kernel, teacher, rows
         self.power, self.explore, self.skip_zero_weight, self.seed = power, explore, skip_zero_weight, seed
-        self.size = len(table)
+        self.size = len(table) if rows is None else len(rows)
         self._epoch_size = epoch_size or self.size
         self._epoch = self._position = 0  # at power 0: where in which epoch the next prompt is
         self._yielded = 0  # by the pass of iter() that is under way
@@ -86,7 +88,7 @@ class PassRateSampler:
         """
         self.kernel, self.table = kernel or self.kernel, table or self.table
         self._peak = self.kernel.peak
-        if len(self.table) != self.size:
+        if self.rows is None and len(self.table) != self.size:
             raise ValueError(f"sampler: the table has {len(self.table)} prompts, the sampler {self.size}")
         for part in self._parts():
             self._weights[part] = self._weigh(part)
@@ -103,8 +105,9 @@ class PassRateSampler:
 
     def _weigh(self, prompts: IntArray | slice) -> FloatArray:
         """w by the student's counts, and by the teacher's; NaN: not known."""
-        weights = self.kernel(self.table.successes[prompts], self.table.samples[prompts])
-        return weights if self.teacher is None else self.teacher(weights, prompts, self._peak)
+        rows = prompts if self.rows is None else self.rows[prompts]
+        weights = self.kernel(self.table.successes[rows], self.table.samples[rows])
+        return weights if self.teacher is None else self.teacher(weights, rows, self._peak)
 
     def draw(self, n: int) -> IntArray:
         """The next n prompts, int64[n]; the same as n times ``draw(1)``. Raises ValueError if all weights are 0."""
@@ -169,16 +172,7 @@ class PassRateSampler:
 
         Raises ValueError if the state is incomplete, or of a sampler with any other setting.
         """
-        if missing := self.state_dict().keys() - state.keys():
-            raise ValueError(f"sampler: the saved state lacks {', '.join(sorted(missing))}; is it of another sampler?")
-        different = [
-            f"{name} is {state[name]}, here {value}" for name, value in self._settings().items() if state[name] != value
-        ]
-        if different:
-            raise ValueError(
-                f"sampler: in the saved state {'; '.join(different)}: resume with the settings the run started with, "
-                "or start a new run"
-            )
+        check_state(state, self.state_dict().keys(), self._settings())
         self._epoch, self._position, self._yielded = state["epoch"], state["position"], state["yielded"]
         self._rng.bit_generator.state = state["rng"]
 
@@ -199,6 +193,10 @@ class PassRateSampler:
         """Numbers for the log. Of the prompts whose weight is known: raw mean, largest w̃, share of zero weights,
         effective share (Σw)²/(n Σw²). Of all: entropy of q over log N. Mean steps since a prompt was observed, and how
         the pass rates are spread."""
+        return {**self.weight_metrics(), **table_metrics(self.table, step)}
+
+    def weight_metrics(self) -> dict[str, float]:
+        """Of `metrics` those of weights and probabilities, which are this sampler's and not the table's."""
         largest = square = entropy = 0.0
         for part in self._parts():
             w = self._weights[: self.size][part].astype(np.float64)
@@ -207,15 +205,12 @@ class PassRateSampler:
             entropy -= float(q @ np.log(np.maximum(q, 1e-300)))  # 0 log 0 = 0
         weight, _, positive, unknown = self._sums.sum(axis=1)
         known = self.size - unknown or math.nan
-        rates = self.table.summary()
         return {
             "paced/weight/mean": self._mean,
             "paced/weight/max": largest / (self._mean or math.nan),
             "paced/weight/zero_share": 1 - positive / known,
             "paced/weight/ess": weight**2 / (known * square or math.nan),
             "paced/sampler/entropy": entropy / math.log(max(self.size, 2)),
-            "paced/sampler/staleness": self.table.staleness(step),
-            **{f"paced/pass_rate/{key}": rates[key] for key in ("mean", "low", "frontier", "high", "unseen")},
         }
 
     def _parts(self) -> Iterator[slice]:
@@ -255,13 +250,7 @@ class PassRateSampler:
 
     def _check_weights(self) -> None:
         if self._mean == 0:
-            rule = None if self.teacher is None else self.teacher.rule
-            judged = f", or weight.teacher: {rule} shuts it out" if rule else ""
-            raise ValueError(
-                "sampler: every prompt has weight 0, so nothing can be learned: as far as was measured, the student "
-                f"solves each of them always or never{judged}. Try estimate: posterior, more samples a prompt, or "
-                f"other prompts{', or weight.teacher: null' if rule else ''}"
-            )
+            raise nothing_to_learn("every prompt", self.teacher)
 
     def _invert(self, u: FloatArray) -> IntArray:
         """Prompts with probability ∝ w^γ from uniform numbers u in [0, 1): the block, then the prompt inside it."""
@@ -300,6 +289,38 @@ class PassRateSampler:
             self._order = shuffled(index, self.size, (self.seed, self._epoch))
             self._order_of = (self._epoch, start)
         return self._order[self._position - start :]
+
+
+def nothing_to_learn(prompts: str, teacher: Reliability | None) -> ValueError:
+    """The error of a sampler whose ``prompts``, in words, all weigh 0."""
+    rule = None if teacher is None else teacher.rule
+    judged = f", or weight.teacher: {rule} shuts it out" if rule else ""
+    return ValueError(
+        f"sampler: {prompts} has weight 0, so nothing can be learned: as far as was measured, the student "
+        f"solves each of them always or never{judged}. Try estimate: posterior, more samples a prompt, or "
+        f"other prompts{', or weight.teacher: null' if rule else ''}"
+    )
+
+
+def check_state(state: Mapping[str, Any], needed: Iterable[str], settings: Mapping[str, Any]) -> None:
+    """Raise ValueError where a saved state lacks something, or is of a sampler with any other setting."""
+    if missing := set(needed) - state.keys():
+        raise ValueError(f"sampler: the saved state lacks {', '.join(sorted(missing))}; is it of another sampler?")
+    different = [f"{name} is {state[name]}, here {value}" for name, value in settings.items() if state[name] != value]
+    if different:
+        raise ValueError(
+            f"sampler: in the saved state {'; '.join(different)}: resume with the settings the run started with, "
+            "or start a new run"
+        )
+
+
+def table_metrics(table: PassRateTable, step: int) -> dict[str, float]:
+    """Mean steps since a prompt was observed, and how the pass rates are spread, for the log."""
+    rates = table.summary()
+    return {
+        "paced/sampler/staleness": table.staleness(step),
+        **{f"paced/pass_rate/{key}": rates[key] for key in ("mean", "low", "frontier", "high", "unseen")},
+    }
 
 
 def shuffled(index: IntArray, size: int, key: tuple[int, int]) -> IntArray:

@@ -1,0 +1,78 @@
+"""``paced.capability``: how the tokens of a run are shared among capabilities."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, model_validator
+from typing_extensions import Self
+
+from paced_verl.capability.policies import get_policy
+from paced_verl.config.base import Block, Fraction, Number, Share, Steps, Text, Whole
+
+NEEDS_PROBES = ("gains", "read", "greedy")
+
+
+def _policy(name: str) -> str:
+    get_policy(name)
+    return name
+
+
+class ProbeConfig(Block):
+    """What says how good the student is at each capability: prompts that are set apart and never trained."""
+
+    prompts: Annotated[Whole, Field(ge=2)] = 128
+    """Of each capability."""
+    samples: Steps = 4
+    """Responses to each."""
+
+
+class ProtectConfig(Block):
+    """What may not get worse: losses of the ``top`` most required capabilities count 1 + ``beta`` times."""
+
+    top: Annotated[Whole, Field(ge=0)] = 3
+    beta: Annotated[Number, Field(ge=0, le=1e6)] = 0.5
+
+
+class CapabilityConfig(Block):
+    """Who gets how much."""
+
+    column: Text = "data_source"
+    """Of the training data: the value says which capability a prompt trains."""
+    file: Text | None = None
+    """YAML that says which values are which capability's, ``{name: {match: [values]}}``; null: each is one by itself."""
+    requirement: dict[Text, Annotated[Number, Field(ge=0)]] | None = None
+    """What the run is for: a weight of each capability, adding up to 1; null: all alike."""
+    policy: Annotated[Text, AfterValidator(_policy)] = "gains"
+    """Who decides: a name in :mod:`paced_verl.capability.policies`, or one given to ``register_policy``."""
+    mix: dict[Text, Annotated[Number, Field(ge=0)]] | None = None
+    """Shares of ``policy: fixed``."""
+    every_steps: Steps = 10
+    """Training steps from one decision to the next."""
+    budget: Steps | None = None
+    """Tokens of the run: those that are trained on, and those that the teacher reads and writes; null: its steps."""
+    probe: ProbeConfig | None = ProbeConfig()
+    """null: the student is not probed, as far as the policy decides without."""
+    protect: ProtectConfig = ProtectConfig()
+    floor: Fraction = 0.02
+    """Every capability's smallest share, so that what it gains stays known."""
+    trust: Share = 0.5
+    """``gains``: how far from the requirement's own mix it may go, 1 is anywhere (squared Hellinger distance)."""
+    confidence: Annotated[Number, Field(ge=0.5, lt=1)] = 0.75
+    """``gains``: how sure it must be that what it does is better than the requirement's own mix."""
+    kappa: Annotated[Number, Field(ge=0, le=100)] = 1.0
+    """``read``: deviations that are added to what the ensemble expects."""
+    warmup: Annotated[Whole, Field(ge=0, le=10_000)] = 5
+    """``read``, ``greedy``: decisions by chance before they know anything."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for key in ("requirement", "mix"):
+            shares = getattr(self, key)
+            if shares is not None and abs(sum(shares.values()) - 1) > 1e-6:
+                raise ValueError(f"{key} must add up to 1, but adds up to {sum(shares.values()):g}")
+        if (self.policy == "fixed") != (self.mix is not None):
+            raise ValueError("mix goes with policy: fixed, and policy: fixed needs mix")
+        if self.probe is None and self.policy in NEEDS_PROBES:
+            raise ValueError(f"policy: {self.policy} decides by what probes say; probe must not be null")
+        return self
