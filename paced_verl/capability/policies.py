@@ -204,17 +204,12 @@ class Remembering:
         self.outcomes.append(replace(outcome, before_se=_before_se(outcome)))
 
     def state_dict(self) -> dict[str, Any]:
-        columns = {f.name: [getattr(one, f.name) for one in self.outcomes] for f in fields(Outcome)}
-        columns["utility"] = [np.nan if value is None else value for value in columns["utility"]]
-        return {name: np.array(values, np.float64) for name, values in columns.items()}
+        return {"outcomes": [_plain(one) for one in self.outcomes]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.__init__(self.settings)  # type: ignore[misc]
-        for row in range(len(state["reward"])):
-            values = {name: column[row] for name, column in state.items()}
-            values["reward"] = float(values["reward"])
-            values["utility"] = None if np.isnan(values["utility"]) else float(values["utility"])
-            self.observe(Outcome(**values))
+        for one in state["outcomes"]:
+            self.observe(Outcome(**{k: np.array(v) if isinstance(v, list) else v for k, v in one.items()}))
 
     def metrics(self) -> dict[str, float]:
         return dict(self._metrics)
@@ -330,7 +325,8 @@ def greedy(settings: PolicySettings) -> Policy:
 class KLHeadroom:
     """w ∝ r × reverse KL × max(its fall in the last decision, ε), by the training rows alone (D³-MOPD, 2608.24987).
 
-    D³-MOPD has no requirement: this is the same where r is. Before anything has fallen, w ∝ r × reverse KL.
+    D³-MOPD has no requirement: this is the same where all weigh alike. Before anything was trained it is r; before
+    anything has fallen, w ∝ r × reverse KL.
     """
 
     EPSILON = 1e-3  # nats
@@ -341,6 +337,8 @@ class KLHeadroom:
 
     def propose(self, state: State) -> FloatArray:
         now = state.divergence
+        if now is None and state.decision == 0:
+            return state.r.copy()
         if now is None:
             raise PacedError("policy kl_headroom needs each capability's mean reverse KL; none was measured")
         self._seen[state.decision] = now
@@ -354,10 +352,10 @@ class KLHeadroom:
         pass
 
     def state_dict(self) -> dict[str, Any]:
-        return {"decisions": np.array(list(self._seen)), "divergence": np.array(list(self._seen.values()))}
+        return {"seen": [[at, row.tolist()] for at, row in self._seen.items()]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._seen = {int(at): row for at, row in zip(state["decisions"], state["divergence"], strict=True)}
+        self._seen = {at: np.array(row) for at, row in state["seen"]}
 
     def metrics(self) -> dict[str, float]:
         return dict(self._metrics)
@@ -365,6 +363,12 @@ class KLHeadroom:
 
 def _before_se(outcome: Outcome) -> FloatArray:
     return outcome.se if outcome.before_se is None else outcome.before_se
+
+
+def _plain(outcome: Outcome) -> dict[str, Any]:
+    """As JSON holds it."""
+    values = {field.name: getattr(outcome, field.name) for field in fields(Outcome)}
+    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
 
 
 def _shares(outcome: Outcome) -> FloatArray:

@@ -70,7 +70,7 @@ class Policy(Protocol):
         """Learn from a decision."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that was learnt: values that JSON holds, and numpy arrays of numbers."""
+        """Everything that was learnt, as JSON holds it."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state, or raise ValueError."""

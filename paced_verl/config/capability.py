@@ -39,8 +39,8 @@ class CapabilityConfig(Block):
 
     column: Text = "data_source"
     """Of the training data: the value says which capability a prompt trains."""
-    file: Text | None = None
-    """YAML that says which values are which capability's, ``{name: {match: [values]}}``; null: each is one by itself."""
+    match: dict[Text, Annotated[tuple[Text | Whole, ...], Field(min_length=1)]] | None = None
+    """Which values are which capability's, ``{name: [values]}``; null: each value is a capability by itself."""
     requirement: dict[Text, Annotated[Number, Field(ge=0)]] | None = None
     """What the run is for: a weight of each capability, adding up to 1; null: all alike."""
     policy: Annotated[Text, AfterValidator(_policy)] = "gains"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from paced_verl.pacing.kernel import Kernel
+from paced_verl.pacing.mix import MixSampler
 from paced_verl.pacing.pass_rates import PassRateTable
 from paced_verl.pacing.protocol import PromptSampler, SamplerSettings
 from paced_verl.pacing.sampler import PassRateSampler
@@ -38,10 +39,13 @@ def get_sampler(name: str) -> MakeSampler:
 
 
 @register_sampler("pass_rate")
-def pass_rate_sampler(table: PassRateTable, kernel: Kernel, settings: SamplerSettings) -> PassRateSampler:
+def pass_rate_sampler(table: PassRateTable, kernel: Kernel, settings: SamplerSettings) -> PromptSampler:
     """The sampler of a run, by default."""
     given = dict(vars(settings))
-    del given["window"]
+    del given["window"], given["groups"]
+    if settings.groups is not None:
+        groups = settings.groups
+        return MixSampler(table, kernel, groups=groups.of, names=groups.names, mix=groups.mix, **given)
     if settings.window is None:
         return PassRateSampler(table, kernel, **given)
     return WindowSampler(table, kernel, settings.window, **given)

@@ -81,6 +81,21 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Groups:
+    """Capabilities that share the draws.
+
+    Attributes:
+        names: C.
+        of: Each prompt's, int16 (N,), as the place of its name; −1: never drawn.
+        mix: Shares to begin with, (C,).
+    """
+
+    names: tuple[str, ...]
+    of: npt.NDArray[np.int16]
+    mix: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class SamplerSettings:
     """What a run asks of its sampler.
 
@@ -89,6 +104,7 @@ class SamplerSettings:
         skip_zero_weight: Whether prompts of weight 0 may be left out.
         epoch_size: Prompts of a pass.
         teacher: What the teacher's own pass rates make of a weight.
+        groups: Where several capabilities share the draws.
         window: Where prompts are measured when they are about to be drawn; the sampler is then a :class:`LooksAhead`.
     """
 
@@ -99,3 +115,4 @@ class SamplerSettings:
     epoch_size: int
     window: Window | None = None
     teacher: Reliability | None = None
+    groups: Groups | None = None

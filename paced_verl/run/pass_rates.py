@@ -13,7 +13,7 @@ from paced_verl.config import PacedConfig
 from paced_verl.pacing.kernel import Kernel
 from paced_verl.pacing.pass_rates import PassRateTable
 from paced_verl.pacing.policies import get_sampler
-from paced_verl.pacing.protocol import IntArray, LooksAhead, PromptSampler, SamplerSettings, Window
+from paced_verl.pacing.protocol import Groups, IntArray, LooksAhead, PromptSampler, SamplerSettings, Window
 from paced_verl.pacing.reliability import Reliability, wasted
 from paced_verl.pacing.schedule import Schedule, refresh_due
 from paced_verl.run.measure import Counts, Measure
@@ -35,6 +35,7 @@ class PassRates:
         every_prompt: Whether none may be left out for its weight.
         fingerprint: Names the data set: a table of another one is refused.
         history: Folder for every estimate; ``None``: they are not kept.
+        groups: Where several capabilities share the draws.
 
     Attributes:
         teacher: Counts of the teacher's own responses.
@@ -52,6 +53,7 @@ class PassRates:
         every_prompt: bool,
         fingerprint: str,
         history: Path | None,
+        groups: Groups | None = None,
     ):
         self.settings, self.weight, self.schedule, self.history = paced.pass_rate, paced.weight, schedule, history
         self.table = PassRateTable(prompts, self.settings.decay, fingerprint)
@@ -60,6 +62,7 @@ class PassRates:
         self.last_refresh: int | None = None
         self._fitted_to = 0  # prompts that had been measured when numbers were last fitted to them, with refresh: draw
         self._batch = batch
+        self._drawable = np.arange(prompts) if groups is None else np.flatnonzero(groups.of >= 0)
         self._amounts: dict[str, float] = {}
         settings = SamplerSettings(
             power=paced.sampler.power,
@@ -68,6 +71,7 @@ class PassRates:
             skip_zero_weight=paced.sampler.skip_zero_weight and not every_prompt,
             epoch_size=epoch_size,
             teacher=Reliability(self.teacher, self.weight.teacher),
+            groups=groups,
             window=Window(batch, self.settings.ahead, self.settings.max_age) if self.looks_ahead else None,
         )
         self.sampler: PromptSampler = get_sampler(paced.sampler.policy)(self.table, self.kernel, settings)
@@ -92,7 +96,7 @@ class PassRates:
     def estimate(self, step: int, measure: Measure) -> PassRateTable:
         """The pass rates of all prompts, with the weights that ``step`` starts from."""
         table = PassRateTable(len(self.table), self.settings.decay, self.table.fingerprint)
-        counts = self._timed(measure, np.arange(len(table)), step)
+        counts = self._timed(measure, self._drawable, step)
         table.observe(counts.prompts, counts.successes, counts.samples, step)
         self._keep(table, step - 1)
         print(f"[paced] pass rates before step {step}: {self._in_words(table)}", flush=True)
