@@ -209,7 +209,8 @@ class Remembering:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.__init__(self.settings)  # type: ignore[misc]
         for one in state["outcomes"]:
-            self.observe(Outcome(**{k: np.array(v) if isinstance(v, list) else v for k, v in one.items()}))
+            values: dict[str, Any] = {k: np.array(v) if isinstance(v, list) else v for k, v in one.items()}
+            self.observe(Outcome(**values))
 
     def metrics(self) -> dict[str, float]:
         return dict(self._metrics)

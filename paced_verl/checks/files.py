@@ -7,6 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from paced_verl.checks.capability import capability_data
 from paced_verl.checks.data import training_data
 from paced_verl.checks.models import models
 from paced_verl.checks.reward import migrated, reward_function
@@ -29,7 +30,7 @@ def file_problems(config: DictConfig, paced: PacedConfig | None) -> list[str]:
         return rows.problems
     if paced is None:
         return list(reward_function(config, rows))
-    tables = [*pass_rates(config, paced, rows), *predictor(paced)]
+    tables = [*pass_rates(config, paced, rows), *predictor(paced), *capability_data(config, paced)]
     problems = [*tables, *models(config, paced, rows), *reward_function(config, rows)]
     return problems or list(stored_targets(config, paced))
 

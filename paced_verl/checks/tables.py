@@ -65,6 +65,7 @@ def _weights(paced: PacedConfig, table: PassRateTable) -> Iterator[str]:
     weight = paced.weight
     try:
         kernel = weight.with_prior(weight.with_exponents(weight.to_kernel(), table), table)
-        PassRateSampler(table, kernel, power=paced.sampler.power, explore=paced.sampler.explore)
+        if paced.capability is None:  # else some of them may weigh nothing at all
+            PassRateSampler(table, kernel, power=paced.sampler.power, explore=paced.sampler.explore)
     except ValueError as error:
         yield f"{KEY}={paced.pass_rate.file}: {error}."

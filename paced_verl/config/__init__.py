@@ -13,6 +13,7 @@ from pydantic import Field, StrictBool, model_validator
 
 from paced_verl.config.alignment import AlignmentConfig
 from paced_verl.config.base import Block, ConfigError
+from paced_verl.config.capability import CapabilityConfig
 from paced_verl.config.pacing import KernelConfig, PassRateConfig, RouteConfig, SamplerConfig, WeightConfig
 from paced_verl.config.schedule import StageConfig
 from paced_verl.config.targets import EndpointConfig, TargetsConfig
@@ -22,6 +23,7 @@ from paced_verl.pacing.schedule import Schedule
 
 __all__ = [
     "AlignmentConfig",
+    "CapabilityConfig",
     "ConfigError",
     "EndpointConfig",
     "KernelConfig",
@@ -48,6 +50,7 @@ class PacedConfig(Block):
     targets: TargetsConfig = TargetsConfig()
     tokens: TokensConfig = TokensConfig()
     route: RouteConfig | None = None
+    capability: CapabilityConfig | None = None
     alignment: AlignmentConfig = AlignmentConfig()
     strict: StrictBool = False
     """Whether a setting of verl's that would be replaced or ignored is an error."""
@@ -86,6 +89,27 @@ class PacedConfig(Block):
                 "sampler.explore draws prompts that are not the next, and with pass_rate.refresh: draw and power: 0 "
                 "only the next are measured; set pass_rate.max_age (they are measured again when their epoch comes), "
                 "or sampler.power above 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _shares_draws(self) -> PacedConfig:
+        if self.capability is None:
+            return self
+        if self.sampler.policy != "pass_rate":
+            raise ValueError(
+                f"capability shares the draws of sampler.policy: pass_rate, not of {self.sampler.policy}, which draws "
+                "for itself; set policy: pass_rate, or capability: null"
+            )
+        if self.pass_rate.refresh == "draw":
+            raise ValueError(
+                "pass_rate.refresh: draw measures what one sequence of prompts will draw, and with capability there is "
+                "one for each; set refresh: start, stage or every"
+            )
+        if self.weight.source == "group":
+            raise ValueError(
+                "weight.source: group divides by one mean weight, and with capability each capability has its own; set "
+                "source: table"
             )
         return self
 

@@ -50,7 +50,7 @@ class CapabilityConfig(Block):
     every_steps: Steps = 10
     """Training steps from one decision to the next."""
     budget: Steps | None = None
-    """Tokens of the run: those that are trained on, and those that the teacher reads and writes; null: its steps."""
+    """Tokens of responses that the run may train on; it ends before it could need more. null: its steps."""
     probe: ProbeConfig | None = ProbeConfig()
     """null: the student is not probed, as far as the policy decides without."""
     protect: ProtectConfig = ProtectConfig()

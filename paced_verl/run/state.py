@@ -17,8 +17,11 @@ from paced_verl.config import PacedConfig
 from paced_verl.fingerprint import prompt_hash
 from paced_verl.pacing.instructions import row_instructions
 from paced_verl.pacing.kernel import weights_by_successes
+from paced_verl.pacing.mix import MixSampler
 from paced_verl.pacing.protocol import IntArray
 from paced_verl.pacing.schedule import Schedule, Stage
+from paced_verl.run.capability import Allocation, Shared
+from paced_verl.run.measure import Measure
 from paced_verl.run.outcomes import Report
 from paced_verl.run.pass_rates import PassRates
 from paced_verl.run.step_rows import StepRows
@@ -60,9 +63,11 @@ class PacedState:
         dataset: verl's rows by position, and
         tokenizer: the student's: read where responses are stored.
         history: Folder for every estimate of pass rates; ``None``: they are not kept.
+        shared: Where capabilities share the draws.
 
     Attributes:
         parts: What else a checkpoint keeps, by the name of its file or folder.
+        allocation: Decides on their shares; ``None``: there are none.
     """
 
     def __init__(
@@ -81,6 +86,7 @@ class PacedState:
         dataset: Any = None,
         tokenizer: Any = None,
         history: Path | None = None,
+        shared: Shared | None = None,
     ):
         self.paced, self.schedule = paced, schedule
         self.student_n, self.filters_groups = student_n, filters_groups
@@ -96,12 +102,35 @@ class PacedState:
             every_prompt=task_rewards or paced.weight.source == "group",
             fingerprint=fingerprint,
             history=history,
+            groups=None if shared is None else shared.groups,
         )
+        self.allocation: Allocation | None = None
+        if shared is not None:
+            assert isinstance(self.rates.sampler, MixSampler)
+            self.allocation = Allocation(shared, self.rates.sampler)
+            self.parts["capability.json"] = self.allocation
         if paced.targets.file is not None and Path(paced.targets.file).exists():
             self.targets.load(paced.targets.file)
             self.rates.observe_teacher(*self.targets.outcomes(), step=0)
 
     # ------------------------------------------------------------------ a step
+
+    def before_step(self, step: int, measure: Measure) -> None:
+        """Bring pass rates and shares up to date for a step, where that is due.
+
+        Args:
+            step: The step about to be drawn.
+            measure: Samples and waits.
+        """
+        self.rates.before_step(step, measure)
+        if self.allocation is not None:
+            self.allocation.before_step(step, measure)
+
+    def after_run(self, step: int, measure: Measure) -> None:
+        """What is measured once more after the last step."""
+        self.rates.after_run(step, measure)
+        if self.allocation is not None:
+            self.allocation.after_run(measure)
 
     def responses_per_prompt(self, stage: Stage) -> int:
         """How many responses a prompt gets in a stage."""
@@ -153,6 +182,8 @@ class PacedState:
         last = rows.sessions.last
         self._judge_teacher(rows, last & ~by_student, step)
         self._store_targets(rows, ~by_student)
+        if self.allocation is not None:
+            self.allocation.learn(rows)
         if self.paced.pass_rate.from_training:
             self._observe(rows, report, last & by_student, step)
         amounts = {
@@ -173,6 +204,7 @@ class PacedState:
             "paced/targets/stored": float(len(self.targets)),
             **self.rates.sampler.metrics(step),
             **self.rates.teacher_metrics(),
+            **(self.allocation.metrics() if self.allocation else {}),
         }
         return Learnt(values, amounts | self.rates.pop_amounts())
 

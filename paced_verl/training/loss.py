@@ -33,7 +33,7 @@ from paced_verl.divergence.selection import TokenWeight, get_token_weight
 from paced_verl.names import LOSS_MODE
 from paced_verl.pacing.schedule import Schedule, Stage
 
-METRIC_PREFIX = "paced/divergence"
+METRIC_PREFIX, BY_CAPABILITY = "paced/divergence", "paced/capability"
 _DIAGNOSTICS = {
     "forward_kl": "forward_kl",
     "reverse_kl": "reverse_kl",
@@ -66,6 +66,7 @@ def paced_loss(
     distillation_config: DistillationConfig,
     paced: PacedConfig,
     schedule: Schedule,
+    groups: torch.Tensor | None = None,
     teacher: Any = None,
     model_output: dict[str, torch.Tensor] | None = None,
     data: TensorDict | None = None,
@@ -80,6 +81,7 @@ def paced_loss(
         distillation_config: verl's distillation configuration (task rewards, coefficient, clamps).
         paced: The parsed ``paced`` block (token selection, top-k).
         schedule: Says which divergence each stage trains.
+        groups: Capability of each training prompt, (N,); ``None``: there are none.
         teacher: The :class:`paced_verl.teacher.engine.ReferenceTeacher` of this worker, if it has one.
         model_output: Second call: jagged (B, tokens) tensors, from the first call and from verl.
         data: The micro-batch.
@@ -97,7 +99,7 @@ def paced_loss(
         head = teacher.head() if paced.teacher.topk == "full" else None
         return _token_values(schedule, data, student_logits, head)
     assert model_output is not None
-    return _scalar(config, distillation_config, paced, schedule, model_output, data, dp_group)
+    return _scalar(config, distillation_config, paced, schedule, groups, model_output, data, dp_group)
 
 
 def _trained_tokens(data: TensorDict) -> torch.Tensor:
@@ -172,6 +174,7 @@ def _scalar(
     distillation_config: DistillationConfig,
     paced: PacedConfig,
     schedule: Schedule,
+    groups: torch.Tensor | None,
     model_output: dict[str, torch.Tensor],
     data: TensorDict,
     dp_group: Any,
@@ -204,6 +207,8 @@ def _scalar(
         f"{METRIC_PREFIX}/{name}": _global_sum((value.detach() * trained).sum(), data) for name, value in sums.items()
     }
     metrics[f"{METRIC_PREFIX}/tokens"] = _global_sum(trained.sum(), data)
+    if groups is not None:
+        metrics |= _by_capability(groups, data, diagnostics["reverse_kl"].detach(), trained)
     metrics["distillation/loss"] = Metric(value=loss, aggregation=AggregationType.SUM)
 
     # A policy gradient needs tokens that the student sampled: none on teacher responses.
@@ -217,6 +222,20 @@ def _scalar(
             loss = loss + policy_loss
             metrics.update(policy_metrics)
     return loss, metrics
+
+
+def _by_capability(
+    groups: torch.Tensor, data: TensorDict, reverse_kl: torch.Tensor, trained: torch.Tensor
+) -> dict[str, Metric]:
+    """Sums of the reverse KL, and tokens, of every capability: the same names in every micro-batch."""
+    prompts = fields.per_row(data[fields.PROMPT]).view(-1).cpu()
+    mine = groups[prompts].to(trained.device)
+    found = {}
+    for group in range(int(groups.max()) + 1):
+        tokens = trained & (mine == group)[:, None]
+        found[f"{BY_CAPABILITY}/{group}/reverse_kl"] = _global_sum((reverse_kl * tokens).sum(), data)
+        found[f"{BY_CAPABILITY}/{group}/tokens"] = _global_sum(tokens.sum(), data)
+    return found
 
 
 def _global_sum(value: torch.Tensor, data: TensorDict) -> Metric:

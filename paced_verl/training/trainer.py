@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
+import torch
 import transfer_queue as tq
 from omegaconf import DictConfig, open_dict
 from tensordict import TensorDict
@@ -42,14 +43,15 @@ from paced_verl.config.wiring import teacher_paths, wire
 from paced_verl.fingerprint import fingerprint_of, tokenizer_hash
 from paced_verl.pacing.protocol import IntArray
 from paced_verl.pacing.schedule import Responses, Stage
+from paced_verl.run.capability import Shared
 from paced_verl.run.measure import Counts
 from paced_verl.run.outcomes import RefillLimit, Report
 from paced_verl.run.record import record_end, write_record
 from paced_verl.run.state import PacedState
 from paced_verl.run.tokens import Tokens
-from paced_verl.training.dataset import NumberedPrompts
+from paced_verl.training.dataset import NumberedPrompts, capabilities_of
 from paced_verl.training.health import EngineWatch
-from paced_verl.training.loss import METRIC_PREFIX, paced_loss
+from paced_verl.training.loss import BY_CAPABILITY, METRIC_PREFIX, paced_loss
 from paced_verl.training.measure import Measuring
 from paced_verl.training.reference_teacher import ReferenceTeacherDriver
 from paced_verl.training.rows import read_rows, write_weights
@@ -103,11 +105,13 @@ class PacedTrainer(_Base):
         if changed := list(resume.problems(self.config, self.paced, self.schedule)):
             raise ConfigError("\n".join(changed))
         self._settings = resume.settings_of(self.config, self.paced, self.schedule)
+        shared = self._shared()
+        drawn = len(self.prompts) if shared is None else int(shared.capabilities.sizes.sum())
         self.state = PacedState(
             self.paced,
             self.schedule,
             prompts=len(self.prompts),
-            epoch_size=len(self.prompts) // self._gen_batch_size * self._gen_batch_size,  # no batch is cut short
+            epoch_size=drawn // self._gen_batch_size * self._gen_batch_size,  # no batch is cut short
             batch=self._gen_batch_size,
             student_n=self._student_n,
             task_rewards=self._task_rewards,
@@ -117,10 +121,25 @@ class PacedTrainer(_Base):
             dataset=self.train_dataset,
             tokenizer=self.tokenizer,
             history=self._run_folder / "pass_rates",
+            shared=shared,
         )
         student = omega_conf_to_dataclass(self.config.actor_rollout_ref.model).hf_config
         self.state.targets.check(self.train_dataset, student.get_text_config().vocab_size)
         self.train_dataloader = self._new_dataloader()
+
+    def _shared(self) -> Shared | None:
+        """What is shared among capabilities, by the rows that verl has kept."""
+        if self.paced.capability is None:
+            return None
+        return Shared(
+            self.paced.capability,
+            capabilities_of(self.train_dataset, self.paced.capability, self.paced.sampler.seed),
+            steps=self.total_training_steps,
+            rows=self.config.data.train_batch_size * self._student_n,
+            most_tokens=self.config.data.max_response_length,
+            seed=self.paced.sampler.seed,
+            folder=self._run_folder / "capability",
+        )
 
     @property
     def _run_folder(self) -> Path:
@@ -180,12 +199,14 @@ class PacedTrainer(_Base):
             self.teacher = ReferenceTeacherDriver(self.actor_rollout_wg, self.paced.teacher, path)
             if self.global_steps > 0:
                 self.teacher.load(self._paced_folder(resumed=True) / "teacher")
+        allocation = self.state.allocation
         loss = partial(
             paced_loss,
             config=omega_conf_to_dataclass(self.config.actor_rollout_ref.actor),
             distillation_config=self.distillation_config,
             paced=self.paced,
             schedule=self.schedule,
+            groups=None if allocation is None else torch.from_numpy(allocation.capabilities.groups),
         )
         self.actor_rollout_wg.set_paced_loss(loss)
 
@@ -277,12 +298,23 @@ class PacedTrainer(_Base):
         stage = self.schedule.at(step)
         if stage is not self.stage:
             self._enter(stage)
-        self.state.rates.before_step(step, partial(self._measure, step))
+        self.state.before_step(step, partial(self._measure, step))
 
     def on_step_end(self) -> None:
         super().on_step_end()
         if self.global_steps >= self.total_training_steps:
-            self.state.rates.after_run(self.global_steps, partial(self._measure, self.global_steps + 1))
+            self.state.after_run(self.global_steps, partial(self._measure, self.global_steps + 1))
+        self._end_in_time()
+
+    def _end_in_time(self) -> None:
+        """Make the last step that the budget pays for the last one: verl then validates and saves after it."""
+        allocation = self.state.allocation
+        if allocation is None or allocation.affordable(2):
+            return
+        last = self.global_steps + int(allocation.affordable(1))
+        if last < self.total_training_steps:
+            print(f"[paced] paced.capability.budget pays for no step after {last}: the run ends there", flush=True)
+            self.total_training_steps = last
 
     def _enter(self, stage: Stage) -> None:
         # Also where it is 1: verl restores the learning rate of a checkpoint, whatever actor.optim.lr says now.
@@ -397,9 +429,20 @@ class PacedTrainer(_Base):
         batch = super()._update_actor(batch, metrics)
         sums = {name: metrics.pop(name) for name in list(metrics) if name.startswith(f"actor/{METRIC_PREFIX}/")}
         tokens = sums.pop(f"actor/{METRIC_PREFIX}/tokens")
+        self._learn_divergence(metrics)
         metrics[f"{METRIC_PREFIX}/tokens"] = tokens
         metrics.update({name.removeprefix("actor/"): total / max(tokens, 1.0) for name, total in sums.items()})
         return batch
+
+    def _learn_divergence(self, metrics: dict) -> None:
+        """Hand each capability's sums to who decides on their shares."""
+        if self.state.allocation is not None:
+            groups = range(len(self.state.allocation.r))
+            total, tokens = (
+                np.array([metrics.pop(f"actor/{BY_CAPABILITY}/{group}/{name}") for group in groups])
+                for name in ("reverse_kl", "tokens")
+            )
+            self.state.allocation.learn_divergence(total, tokens)
 
     def _compute_metrics(self, batch: KVBatchMeta, metrics: dict, *args: Any, **kwargs: Any) -> None:
         # The last hook before a step is logged: also what an estimate and verl's validation after it have cost.

@@ -1,0 +1,89 @@
+"""What is known to be wrong with ``paced.capability`` before a GPU is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+
+import pyarrow as pa
+from omegaconf import DictConfig
+
+from paced_verl.capability.table import Capabilities
+from paced_verl.checks.data import UNREADABLE, is_own, local_files
+from paced_verl.checks.rows import blocks, values
+from paced_verl.config import CapabilityConfig, PacedConfig
+from paced_verl.errors import PacedError
+
+MOST_PROBES = 0.25
+"""Of the responses of a run."""
+
+
+def capability_problems(config: DictConfig, paced: PacedConfig) -> Iterator[str]:
+    """Settings that contradict each other."""
+    settings = paced.capability
+    if settings is None:
+        return
+    rows = config.data.train_batch_size * config.actor_rollout_ref.rollout.n
+    if is_own(config):
+        yield (
+            f"paced.capability.column={settings.column} is read off verl's own data set; data.custom_cls.path="
+            f"{config.data.custom_cls.path} may have no columns. Set paced.capability to null, or take the class away."
+        )
+    if settings.budget is not None:
+        mode = config.trainer.v1.trainer_mode
+        if mode != "paced_sync":
+            yield (
+                f"paced.capability.budget={settings.budget}: with trainer.v1.trainer_mode={mode} rows of later steps "
+                "are under way when a step's are counted. Use paced_sync, or no budget."
+            )
+        decision = settings.every_steps * rows * config.data.max_response_length
+        if settings.budget < decision:
+            yield (
+                f"paced.capability.budget={settings.budget}: {settings.every_steps} steps of {rows} rows, one "
+                f"decision, may train on {decision} tokens (data.max_response_length={config.data.max_response_length}). Give it "
+                "as many, or lower paced.capability.every_steps."
+            )
+
+
+def capability_data(config: DictConfig, paced: PacedConfig) -> Iterator[str]:
+    """What the training files say otherwise than the settings do. They have been found to be readable."""
+    settings = paced.capability
+    if settings is None or is_own(config):
+        return
+    try:
+        yield from _problems_of(_read(config, settings), config, settings)
+    except PacedError as error:
+        yield f"paced.capability: {error}"
+
+
+def _read(config: DictConfig, settings: CapabilityConfig) -> Capabilities:
+    files, first = local_files(config, "train_files"), settings.column.split(".")[0]
+    try:
+        columns = [values(block, settings.column) for file in files for block in blocks(file, [first])]
+    except UNREADABLE as error:
+        raise PacedError(f"column={settings.column} cannot be read: {error}") from None
+    texts = chain.from_iterable(column.to_pylist() for column in columns)
+    return Capabilities.read(pa.array([None if text is None else str(text) for text in texts]), settings.column,
+                             settings.match)  # fmt: skip
+
+
+def _problems_of(found: Capabilities, config: DictConfig, settings: CapabilityConfig) -> Iterator[str]:
+    for shares in (settings.requirement, settings.mix):
+        found.vector(shares or {})
+    if settings.probe is None:
+        return
+    for name, size in zip(found.names, found.sizes.tolist(), strict=True):
+        if size <= settings.probe.prompts:
+            yield (
+                f"paced.capability.probe.prompts={settings.probe.prompts}: capability {name!r} has {size} training "
+                "prompts, and one at least must be left to train. Lower it, or add rows."
+            )
+    asked = len(found.names) * settings.probe.prompts * settings.probe.samples
+    trained = settings.every_steps * config.data.train_batch_size * config.actor_rollout_ref.rollout.n
+    if asked > MOST_PROBES * trained:
+        yield (
+            f"paced.capability.probe: {len(found.names)} capabilities × {settings.probe.prompts} prompts × "
+            f"{settings.probe.samples} samples are {asked:,} responses a decision, beside {trained:,} that train in "
+            f"every_steps={settings.every_steps} steps: more than a quarter. Raise every_steps, or lower probe.prompts "
+            "or probe.samples."
+        )

@@ -1,0 +1,344 @@
+"""Which capability gets how much of a run: probes, decisions, and the tokens they cost."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from paced_verl.atomic import replacing
+from paced_verl.capability.ledger import Ledger
+from paced_verl.capability.policies import PolicySettings, make_policy
+from paced_verl.capability.protocol import Outcome, Policy, State
+from paced_verl.capability.reward import protected_capabilities, reward
+from paced_verl.capability.scores import Scores, scores_of
+from paced_verl.capability.table import Capabilities
+from paced_verl.config.capability import CapabilityConfig
+from paced_verl.pacing.mix import MixSampler
+from paced_verl.pacing.protocol import Groups
+from paced_verl.run.measure import Measure
+from paced_verl.run.step_rows import StepRows
+
+FloatArray = npt.NDArray[np.float64]
+TRAINED, TEACHER, PROBE = "trained", "teacher", "probe"
+"""Kinds of tokens: of responses that train, that a teacher reads and writes, and of responses to probes."""
+HISTORY = "history.parquet"
+
+
+@dataclass
+class Decision:
+    """What was decided, and what has come of it until now.
+
+    Attributes:
+        step: The first that it draws for.
+        mix: (C,) planned shares of the tokens that train.
+        before: What probes said; ``None``: there are none.
+        tokens: (C,) trained until now.
+        said: What the policy says of it.
+    """
+
+    step: int
+    mix: FloatArray
+    before: Scores | None
+    tokens: FloatArray
+    said: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What a run shares among capabilities, and how.
+
+    Attributes:
+        settings: ``paced.capability``.
+        capabilities: Of the training prompts, probes set apart.
+        steps: Of the run.
+        rows: Of a step.
+        most_tokens: Of a row's response, at most.
+        seed: Of the policy.
+        folder: Where the history is kept; ``None``: nowhere.
+    """
+
+    settings: CapabilityConfig
+    capabilities: Capabilities
+    steps: int
+    rows: int
+    most_tokens: int
+    seed: int
+    folder: Path | None
+
+    @cached_property
+    def r(self) -> FloatArray:
+        """The requirement, (C,) on the simplex: all alike where none is written.
+
+        Raises:
+            PacedError: It names a capability that is not there.
+        """
+        if self.settings.requirement is None:
+            return np.full(len(self.capabilities.names), 1 / len(self.capabilities.names))
+        found = self.capabilities.vector(self.settings.requirement)
+        return np.asarray(found / found.sum())
+
+    @property
+    def groups(self) -> Groups:
+        """For the sampler, which draws by the requirement until something is decided."""
+        return Groups(self.capabilities.names, self.capabilities.groups, self.r)
+
+
+class Allocation:
+    """Decides every so many steps, by what probes and rows say, and counts tokens.
+
+    Args:
+        shared: What is shared.
+        sampler: Draws in the shares that are decided.
+    """
+
+    def __init__(self, shared: Shared, sampler: MixSampler):
+        self.shared, self.settings, self.capabilities = shared, shared.settings, shared.capabilities
+        self.sampler, self.r = sampler, shared.r
+        self.ledger = Ledger(self.settings.budget, self.capabilities.names, limited=(TRAINED,), free=(TEACHER, PROBE))
+        self.history: list[dict[str, Any]] = []
+        self._decision: Decision | None = None
+        self._decided = 0  # how many times
+        self._prompts = np.zeros(len(self.r))  # drawn, of each; their tokens are in the ledger
+        self._divergence = np.zeros((2, len(self.r)))  # Σ reverse KL and tokens since the last decision
+        self._tokens_of_decision = 1.0
+        self._policy: Policy | None = None
+
+    # ------------------------------------------------------------------ decisions
+
+    def before_step(self, step: int, measure: Measure) -> None:
+        """Decide, where that is due before a step."""
+        if (step - 1) % self.settings.every_steps or (self._decision and self._decision.step == step):
+            return
+        scores = self._probe(measure)
+        self._close(scores)
+        if self._policy is None:
+            self._tokens_of_decision = self._expected(scores)
+            self._policy = self._make_policy()
+        state = self._state(step, scores)
+        mix = self._policy.propose(state)
+        self._decision = Decision(step, mix, scores, np.zeros(len(mix)), self._policy.metrics())
+        self._decided, self._divergence = self._decided + 1, np.zeros_like(self._divergence)
+        self.sampler.set_mix(self._of_prompts(mix, scores))
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in zip(self.capabilities.names, mix, strict=True))
+        print(f"[paced] decision {self._decided} before step {step}: {shares}{_in_words(scores)}", flush=True)
+
+    def after_run(self, measure: Measure) -> None:
+        """Probe once more, so that the last decision's outcome is known, too."""
+        self._close(self._probe(measure))
+
+    def _probe(self, measure: Measure) -> Scores | None:
+        probe = self.settings.probe
+        if probe is None:
+            return None
+        which = np.concatenate(self.capabilities.probes)
+        order = np.argsort(which)
+        counts = measure(which[order], probe.samples)
+        back = np.argsort(order)
+        successes, samples, tokens = (column[back] for column in (counts.successes, counts.samples, counts.tokens))
+        sizes = [len(rows) for rows in self.capabilities.probes]
+        scores = scores_of(successes, samples, tokens, sizes)
+        for name, part in zip(self.capabilities.names, np.split(tokens, np.cumsum(sizes)[:-1]), strict=True):
+            self._count(PROBE, name, int(part.sum()))
+        return scores
+
+    def _close(self, scores: Scores | None) -> None:
+        """Tell the policy what came of its last decision."""
+        last, self._decision = self._decision, None
+        if last is None:
+            return
+        if scores is not None and last.before is not None:
+            gain = scores.mean - last.before.mean
+            protected = protected_capabilities(self.r, self.settings.protect.top)
+            worth = float(reward(self.r, gain, self.settings.protect.beta, protected))
+            if self._policy is not None:
+                self._policy.observe(
+                    Outcome(
+                        mix_planned=last.mix,
+                        mix_realised=last.tokens,
+                        before=last.before.mean,
+                        after=scores.mean,
+                        se=scores.se,
+                        reward=worth,
+                        before_se=last.before.se,
+                    )
+                )
+        else:
+            worth = float("nan")
+        self._record(last, scores, worth)
+
+    def _make_policy(self) -> Policy:
+        of, names = self.settings, self.capabilities.names
+        return make_policy(
+            of.policy,
+            PolicySettings(
+                names,
+                decision_tokens=self._tokens_of_decision,
+                floor=of.floor,
+                beta=of.protect.beta,
+                top=of.protect.top,
+                trust=of.trust,
+                confidence=of.confidence,
+                kappa=of.kappa,
+                warmup=of.warmup,
+                mix=None if of.mix is None else self.capabilities.vector(of.mix),
+                seed=self.shared.seed,
+            ),
+        )
+
+    def _state(self, step: int, scores: Scores | None) -> State:
+        unknown = np.full(len(self.r), np.nan)
+        decisions = -(-(self.shared.steps - step + 1) // self.settings.every_steps)
+        left = decisions * self._tokens_of_decision if self.ledger.left is None else float(self.ledger.left)
+        total, tokens = self._divergence
+        return State(
+            r=self.r,
+            scores=unknown if scores is None else scores.mean,
+            score_se=unknown if scores is None else scores.se,
+            spent=np.array([self.ledger.spent(TRAINED, name) for name in self.capabilities.names], np.float64),
+            left=left,
+            decision=self._decided,
+            divergence=total / tokens if (tokens > 0).all() else None,
+        )
+
+    def _expected(self, scores: Scores | None) -> float:
+        """Tokens that a decision trains, as far as the first probes tell."""
+        steps = min(self.settings.every_steps, self.shared.steps)
+        if scores is None:
+            return float(self.shared.most_tokens * self.shared.rows * steps)
+        return float(self.r @ scores.length) * self.shared.rows * steps
+
+    def _of_prompts(self, mix: FloatArray, scores: Scores | None) -> FloatArray:
+        """Shares of the prompts that make these shares of the tokens, by the tokens that a prompt has cost so far."""
+        trained = np.array([self.ledger.spent(TRAINED, name) for name in self.capabilities.names], np.float64)
+        known = self._prompts > 0
+        length = np.ones(len(mix)) if scores is None else scores.length
+        if known.any():
+            seen = trained / np.maximum(self._prompts, 1)
+            # Who was not drawn yet is as long as its probes, in the unit of the others.
+            scale = seen[known].sum() / length[known].sum() or 1.0
+            length = np.where(known, seen, length * scale)
+        shares = mix / np.maximum(length, 1e-9)
+        return np.asarray(shares / shares.sum())
+
+    # ------------------------------------------------------------------ tokens
+
+    def learn(self, rows: StepRows) -> None:
+        """Count what a step's rows cost."""
+        groups = self.capabilities.groups[rows.prompts]
+        lengths = np.array([len(response) for response in rows.responses])
+        taught = np.where(rows.sessions.last, rows.asked["tokens"], 0).astype(np.int64)
+        for group, name in enumerate(self.capabilities.names):
+            mine = groups == group
+            trained = int(lengths[mine].sum())
+            self._count(TRAINED, name, trained)
+            self._count(TEACHER, name, int(taught[mine].sum()))
+            self._prompts[group] += len(np.unique(rows.prompts[mine]))
+            if self._decision is not None:
+                self._decision.tokens[group] += trained
+
+    def learn_divergence(self, total: FloatArray, tokens: FloatArray) -> None:
+        """Add sums of the reverse KL from the teacher (C,) over so many tokens (C,)."""
+        self._divergence += np.stack([total, tokens])
+
+    def _count(self, kind: str, name: str, tokens: int) -> None:
+        number = self.ledger.promise(kind, name, tokens)
+        if number is None:
+            raise RuntimeError(
+                f"{tokens} tokens ({kind}, {name}) were spent, but {self.ledger.left} are left of "
+                f"paced.capability.budget={self.settings.budget}: a step has cost more than it can"
+            )
+        self.ledger.settle(number, tokens)
+
+    def affordable(self, steps: int) -> bool:
+        """Whether so many more steps cannot cost more than is left."""
+        return self.ledger.left is None or steps * self.shared.rows * self.shared.most_tokens <= self.ledger.left
+
+    # ------------------------------------------------------------------ record, checkpoints
+
+    def metrics(self) -> dict[str, float]:
+        """Numbers for the log; shares are the sampler's."""
+        found = self.ledger.metrics()
+        if self._decision is not None:
+            found |= {f"paced/allocation/{name}": value for name, value in self._decision.said.items()}
+            total, tokens = self._divergence
+            for name, kl, of in zip(self.capabilities.names, total.tolist(), tokens.tolist(), strict=True):
+                found |= {f"paced/capability/{name}/reverse_kl": kl / of} if of else {}
+            if self._decision.before is not None:
+                for name, score in zip(self.capabilities.names, self._decision.before.mean.tolist(), strict=True):
+                    found[f"paced/capability/{name}/score"] = score
+        return found
+
+    def _record(self, last: Decision, after: Scores | None, worth: float) -> None:
+        """Keep a row a capability of what was decided and what came of it."""
+        nan = np.full(len(self.r), np.nan)
+        columns = {
+            "planned": last.mix,
+            "realised_tokens": last.tokens,
+            "before": nan if last.before is None else last.before.mean,
+            "before_se": nan if last.before is None else last.before.se,
+            "after": nan if after is None else after.mean,
+            "after_se": nan if after is None else after.se,
+        }
+        shared = {
+            "decision": self._decided - 1,
+            "step": last.step,
+            "reward": worth,
+            "predicted": last.said.get("predicted", float("nan")),
+            "predicted_se": last.said.get("predicted_se", float("nan")),
+        }
+        for place, (name, weight) in enumerate(zip(self.capabilities.names, self.r.tolist(), strict=True)):
+            own = {column: float(values[place]) for column, values in columns.items()}
+            self.history.append(shared | {"capability": name, "requirement": weight} | own)
+        if self.shared.folder is not None:
+            self.shared.folder.mkdir(parents=True, exist_ok=True)
+            with replacing(self.shared.folder / HISTORY) as unfinished:
+                pl.DataFrame(self.history).write_parquet(unfinished)
+
+    def save(self, file: Path) -> None:
+        """Write everything."""
+        last = self._decision
+        state = {
+            "decided": self._decided,
+            "prompts": self._prompts,
+            "divergence": self._divergence,
+            "tokens_of_decision": self._tokens_of_decision,
+            "decision": None if last is None else {**vars(last), "before": last.before and vars(last.before)},
+            "policy": None if self._policy is None else self._policy.state_dict(),
+            "ledger": self.ledger.state_dict(),
+            "history": self.history,
+        }
+        with replacing(file) as unfinished:
+            unfinished.write_text(json.dumps(state, default=np.ndarray.tolist))
+
+    def load(self, file: Path) -> None:
+        """Go on from what :meth:`save` wrote.
+
+        Raises:
+            ValueError: It is of other capabilities.
+        """
+        state = json.loads(file.read_text())
+        self.ledger.load_state_dict(state["ledger"])
+        self._decided, self.history = state["decided"], state["history"]
+        self._prompts, self._divergence = np.array(state["prompts"]), np.array(state["divergence"])
+        self._tokens_of_decision, last = state["tokens_of_decision"], state["decision"]
+        if state["policy"] is not None:
+            self._policy = self._make_policy()
+            self._policy.load_state_dict(state["policy"])
+        if last is not None:
+            before = last["before"] and Scores(**{name: np.array(values) for name, values in last["before"].items()})
+            self._decision = Decision(
+                last["step"], np.array(last["mix"]), before, np.array(last["tokens"]), last["said"]
+            )
+
+
+def _in_words(scores: Scores | None) -> str:
+    if scores is None:
+        return ""
+    return "; probes " + ", ".join(f"{m:.2f} ± {1.96 * e:.2f}" for m, e in zip(scores.mean, scores.se, strict=True))
