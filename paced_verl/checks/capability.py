@@ -40,8 +40,8 @@ def capability_problems(config: DictConfig, paced: PacedConfig) -> Iterator[str]
         if settings.budget < decision:
             yield (
                 f"paced.capability.budget={settings.budget}: {settings.every_steps} steps of {rows} rows, one "
-                f"decision, may train on {decision} tokens (data.max_response_length={config.data.max_response_length}). Give it "
-                "as many, or lower paced.capability.every_steps."
+                f"decision, may train on {decision} tokens (data.max_response_length="
+                f"{config.data.max_response_length}). Give it as many, or lower paced.capability.every_steps."
             )
 
 
