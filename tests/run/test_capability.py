@@ -1,0 +1,218 @@
+"""Shares of a run: decided by what probes say, kept in tokens, paid from a budget, and gone on with after a kill."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from paced_verl import fields
+from paced_verl.capability.table import Capabilities
+from paced_verl.config import CapabilityConfig
+from paced_verl.pacing.kernel import Kernel
+from paced_verl.pacing.mix import MixSampler
+from paced_verl.pacing.pass_rates import PassRateTable
+from paced_verl.run.capability import HISTORY, Allocation, Shared
+from paced_verl.run.measure import Counts
+from paced_verl.run.step_rows import StepRows
+
+NAMES = ("code", "maths", "words")
+LENGTH = np.array([30, 10, 10])
+BATCH, ROLLOUTS, STEPS, EVERY, MOST = 24, 2, 24, 4, 40
+
+
+class Student:
+    """Pass rates that rise with the tokens a capability has had; code's responses are three times as long."""
+
+    def __init__(self, shared: Shared, seed: int = 0):
+        self.groups, self.trained = Capabilities.read(SOURCES).groups, np.zeros(3)
+        self.shared, self.seed, self.asked = shared, seed, 0
+
+    def measure(self, which: np.ndarray, samples: int, by: Any = "student") -> Counts:
+        assert (np.diff(which) > 0).all()
+        assert not set(which.tolist()) & self.drawn
+        rate = 0.2 + 0.6 * (1 - np.exp(-self.trained / np.array([9000, 3000, 30000])))
+        rng = np.random.default_rng([self.seed, self.asked])
+        self.asked += 1
+        groups = self.groups[which]
+        k = rng.binomial(samples, rate[groups])
+        return Counts(which, k, np.full(len(which), samples), samples * LENGTH[groups])
+
+    drawn: set[int]
+
+    def rows(self, prompts: np.ndarray) -> StepRows:
+        self.drawn |= set(prompts.tolist())
+        each = np.repeat(prompts, ROLLOUTS)
+        groups = self.groups[each]
+        np.add.at(self.trained, groups, LENGTH[groups])
+        zeros = dict.fromkeys(fields.TEACHER_NAMES, np.zeros(len(each), np.float32))
+        return StepRows(
+            keys=[f"{i // ROLLOUTS}_{i % ROLLOUTS}_0" for i in range(len(each))],
+            prompts=each,
+            stages=np.zeros(len(each), np.int64),
+            correct=np.zeros(len(each), bool),
+            weight=np.ones(len(each), np.float32),
+            task=np.ones(len(each), np.float32),
+            asked=zeros | {"tokens": np.full(len(each), 50, np.float32)},
+            responses=[np.zeros(LENGTH[group], np.int64) for group in groups.tolist()],
+            messages=[None] * len(each),
+        )
+
+
+SOURCES = [NAMES[i % 3] for i in range(600)]
+HASHES = [str(i) for i in range(600)]
+
+
+class Run:
+    """A run without verl: what the trainer does with an allocation."""
+
+    def __init__(self, folder: Path | None = None, **settings: Any):
+        given = {"every_steps": EVERY, "probe": {"prompts": 20, "samples": 4}} | settings
+        parsed = CapabilityConfig.model_validate(given)
+        capabilities = Capabilities.read(SOURCES)
+        if parsed.probe is not None:
+            capabilities = capabilities.set_apart(parsed.probe.prompts, HASHES)
+        self.shared = Shared(parsed, capabilities, STEPS, BATCH * ROLLOUTS, MOST, 0, folder)
+        table = PassRateTable(600)
+        table.observe(np.arange(600), np.full(600, 4), np.full(600, 8), 0)
+        groups = self.shared.groups
+        self.sampler = MixSampler(table, Kernel(), groups=groups.of, names=groups.names, mix=groups.mix, power=1.0)
+        self.allocation = Allocation(self.shared, self.sampler)
+        self.student = Student(self.shared)
+        self.student.drawn = set()
+
+    def steps(self, first: int, last: int) -> Run:
+        for step in range(first, last + 1):
+            self.allocation.before_step(step, self.student.measure)
+            self.allocation.before_step(step, self.student.measure)  # verl's first step begins twice
+            self.allocation.learn(self.student.rows(self.sampler.draw(BATCH)))
+        return self
+
+
+def shares(run: Run) -> np.ndarray:
+    tokens = np.array([run.allocation.ledger.spent("trained", name) for name in NAMES])
+    return tokens / tokens.sum()
+
+
+def test_shares_are_those_of_tokens_and_probes_are_never_trained() -> None:
+    requirement = {"code": 0.5, "maths": 0.3, "words": 0.2}
+    run = Run(policy="task_static", requirement=requirement, floor=0.0).steps(1, STEPS)
+    # Code's responses are three times as long: one prompt of three, not one of two.
+    assert shares(run) == pytest.approx([0.5, 0.3, 0.2], abs=0.01)
+    probes = set(np.concatenate(run.shared.capabilities.probes).tolist())
+    assert len(probes) == 60
+    assert not probes & run.student.drawn
+
+
+def test_without_probes_shares_follow_the_tokens_that_were_seen() -> None:
+    run = Run(policy="uniform", probe=None).steps(1, STEPS)
+    assert run.student.asked == 0
+    later = Run(policy="uniform", probe=None).steps(1, EVERY)
+    before = shares(later)
+    assert before[0] == pytest.approx(0.6, abs=0.02), "nothing is known of lengths yet: equal numbers of prompts"
+    assert abs(shares(run)[0] - 1 / 3) < 0.5 * abs(before[0] - 1 / 3)
+
+
+def test_the_ledger_holds_what_rows_and_probes_took() -> None:
+    run = Run().steps(1, STEPS)
+    ledger = run.allocation.ledger
+    assert [ledger.spent("trained", name) for name in NAMES] == run.student.trained.astype(int).tolist()
+    assert ledger.spent("teacher") == 50 * STEPS * BATCH * ROLLOUTS
+    assert ledger.spent("probe") == STEPS // EVERY * 20 * 4 * int(LENGTH.sum())
+
+
+def test_a_budget_says_when_no_more_steps_can_be_paid() -> None:
+    step = BATCH * ROLLOUTS * MOST
+    run = Run(budget=5 * step)
+    done = 0
+    while run.allocation.affordable(1):
+        done += 1
+        run.steps(done, done)
+    ledger = run.allocation.ledger
+    assert ledger.left is not None
+    assert 0 <= ledger.left < step
+    assert done > 5, "responses are shorter than they may be, and what was not used is not lost"
+    with pytest.raises(RuntimeError, match="a step has cost more than it can"):
+        run.steps(done + 1, done + 4)
+
+
+def test_the_history_has_a_row_a_decision_and_capability(tmp_path: Path) -> None:
+    run = Run(tmp_path, policy="fixed", mix={"code": 0.2, "maths": 0.2, "words": 0.6}).steps(1, STEPS)
+    run.allocation.after_run(run.student.measure)
+    history = pl.read_parquet(tmp_path / HISTORY)
+    assert history.height == 3 * STEPS // EVERY
+    assert history["step"].unique().sort().to_list() == [1, 5, 9, 13, 17, 21]
+    assert history.filter(pl.col("capability") == "words")["planned"].to_list() == pytest.approx([0.6] * 6)
+    assert history["realised_tokens"].sum() == run.student.trained.sum()
+    first, second = (history.filter(pl.col("decision") == i) for i in (0, 1))
+    assert first["after"].to_list() == second["before"].to_list()
+    gain = (first["after"] - first["before"]).to_numpy()
+    lost = np.maximum(-gain, 0).sum() / 3
+    assert first["reward"][0] == pytest.approx(gain.mean() - 0.5 * lost)
+
+
+def test_gains_begin_with_the_requirement_and_hear_of_every_decision() -> None:
+    run = Run(policy="gains", requirement={"code": 0.2, "maths": 0.2, "words": 0.6}).steps(1, EVERY)
+    assert run.allocation._decision is not None
+    assert run.allocation._decision.mix == pytest.approx([0.2, 0.2, 0.6])
+    run.steps(EVERY + 1, STEPS)
+    assert run.allocation._policy is not None
+    outcomes = run.allocation._policy.state_dict()["policy"]["outcomes"]
+    assert len(outcomes) == STEPS // EVERY - 1
+    metrics = run.allocation.metrics()
+    assert 0 <= metrics["paced/allocation/better_probability"] <= 1
+    assert metrics["paced/capability/code/score"] == run.allocation._decision.before.mean[0]
+
+
+def test_kl_headroom_is_told_each_capabilitys_divergence() -> None:
+    run = Run(policy="kl_headroom", probe=None, floor=0.0)
+    run.steps(1, EVERY)
+    assert run.allocation._decision is not None
+    assert run.allocation._decision.mix == pytest.approx(np.full(3, 1 / 3)), "nothing was trained yet"
+    for _ in range(2):
+        run.allocation.learn_divergence(np.array([30.0, 10.0, 0.0]), np.array([100.0, 100.0, 50.0]))
+    assert run.allocation.metrics()["paced/capability/code/reverse_kl"] == pytest.approx(0.3)
+    run.steps(EVERY + 1, EVERY + 1)
+    assert run.allocation._decision.mix == pytest.approx([0.75, 0.25, 0])
+
+
+@pytest.mark.parametrize("killed", [6, 8, 9])
+@pytest.mark.parametrize("policy", ["gains", "greedy", "kl_headroom"])
+def test_a_run_that_was_killed_decides_as_an_undisturbed_one(tmp_path: Path, policy: str, killed: int) -> None:
+    """Within a decision, right before one, and right after it."""
+    extra = {"probe": None} if policy == "kl_headroom" else {}
+
+    def through(run: Run, first: int, last: int) -> Run:
+        for step in range(first, last + 1):
+            run.steps(step, step)
+            run.allocation.learn_divergence(np.array([3.0, 2.0, 1.0]) / step, np.ones(3))
+        return run
+
+    whole = through(Run(tmp_path / "whole", policy=policy, warmup=2, **extra), 1, STEPS)
+    first = through(Run(tmp_path / "killed", policy=policy, warmup=2, **extra), 1, killed)
+    first.allocation.save(tmp_path / "capability.json")
+    sampler = first.sampler.state_dict()
+    through(first, killed + 1, killed + 2)  # lost with the kill
+    second = Run(tmp_path / "killed", policy=policy, warmup=2, **extra)
+    second.allocation.load(tmp_path / "capability.json")
+    second.sampler.load_state_dict(sampler)
+    student = second.student
+    again = through(Run(None, policy=policy, warmup=2, **extra), 1, killed).student
+    student.trained, student.asked, student.drawn = again.trained, again.asked, again.drawn
+    through(second, killed + 1, STEPS)
+    assert second.allocation.metrics() == whole.allocation.metrics()
+    tables = [pl.read_parquet(tmp_path / name / HISTORY) for name in ("whole", "killed")]
+    assert tables[0].equals(tables[1], null_equal=True)
+    assert second.allocation.ledger.state_dict() == whole.allocation.ledger.state_dict()
+
+
+def test_a_checkpoint_of_other_capabilities_is_refused(tmp_path: Path) -> None:
+    run = Run().steps(1, 2)
+    run.allocation.save(tmp_path / "capability.json")
+    text = (tmp_path / "capability.json").read_text().replace('"words"', '"music"')
+    (tmp_path / "capability.json").write_text(text)
+    with pytest.raises(ValueError, match="capabilities"):
+        Run().allocation.load(tmp_path / "capability.json")
