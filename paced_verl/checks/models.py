@@ -138,7 +138,7 @@ def _lengths(
             "make the data shorter."
         )
     limits = dict(_limits(config, paced, sizes))
-    for setting, context, _ in contexts(paced) if limits else ():
+    for setting, context, _ in contexts(config, paced) if limits else ():
         longest, what = prompt, f"data.max_prompt_length={prompt}"
         if context.privileged:
             if tokenizer is None:

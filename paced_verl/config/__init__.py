@@ -16,7 +16,7 @@ from paced_verl.config.base import Block, ConfigError
 from paced_verl.config.pacing import KernelConfig, PassRateConfig, RouteConfig, SamplerConfig, WeightConfig
 from paced_verl.config.schedule import StageConfig
 from paced_verl.config.targets import EndpointConfig, TargetsConfig
-from paced_verl.config.teacher import TeacherConfig, TokensConfig
+from paced_verl.config.teacher import SourceContexts, TeacherConfig, TokensConfig
 from paced_verl.errors import PacedError
 from paced_verl.pacing.schedule import Schedule
 
@@ -29,6 +29,7 @@ __all__ = [
     "PassRateConfig",
     "RouteConfig",
     "SamplerConfig",
+    "SourceContexts",
     "StageConfig",
     "TargetsConfig",
     "TeacherConfig",
