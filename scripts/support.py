@@ -67,7 +67,9 @@ UNREAD = "alignment."
 MUST = {
     "trainer.v1.trainer_mode": set(TRAINER_MODES),
     "schedule.divergence": {"forward_kl", "reverse_kl", "jsd", "akl", "forward_kl_topk", "forward_kl → reverse_kl"},
-    "teacher.context": {*(name for name in BUILTIN if TeacherContext(name).trains), "a file", "one a teacher", "by data source"},
+    "teacher.context": {
+        *(name for name in BUILTIN if TeacherContext(name).trains), "a file", "one a teacher", "by data source",
+    },
     "actor_rollout_ref.actor.loss_agg_mode": {
         "token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm",
     },

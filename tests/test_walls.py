@@ -30,7 +30,7 @@ MAY: dict[str, set[str]] = {
     "launch": {"advantage", "checks", "config", "cpu", "pacing", "training"},
     "evaluate": {"launch", "pacing"},
     "diagnostics": {"pacing"},
-    "forcing": {"alignment", "config", "pacing", "targets", "teacher"},
+    "forcing": {"alignment", "checks", "config", "pacing", "targets", "teacher"},
     "gradients": {"config", "diagnostics", "divergence", "evaluate", "pacing", "targets", "teacher"},
     "report": {"alignment", "diagnostics", "pacing", "targets"},
 }

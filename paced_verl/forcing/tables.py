@@ -62,6 +62,7 @@ def _counts(one: Measurement, nodes: Sequence[Node], found: Measured, rates: dic
     free = sum(each.rollout.forced == FREE for each in written)
     return {
         "nodes": {"chosen": len(nodes), "scored": len(found.nodes), "dropped": found.dropped},
+        "unasked": unasked(nodes, [teacher.name for teacher in one.scoring.teachers]),
         "rollouts": {"free": free, "forced": len(written) - free},
         "tokens": {"generated": sum(each.generated for each in written)},
         "truncated": sum(each.truncated for each in written),
@@ -71,6 +72,19 @@ def _counts(one: Measurement, nodes: Sequence[Node], found: Measured, rates: dic
         ],
         "settings": one.settings.model_dump(),
     }
+
+
+def unasked(nodes: Sequence[Node], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Who could not be asked, why, at how many nodes, and of how many questions."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for node in nodes:
+        for name, reason in zip(names, node.unasked, strict=True):
+            if reason:
+                found.setdefault((name, reason), []).append(node.question)
+    return [
+        {"teacher": name, "reason": reason, "nodes": len(questions), "questions": len(set(questions))}
+        for (name, reason), questions in found.items()
+    ]
 
 
 def _scores(aligned: Sequence[Aligned], found: Measured, one: Measurement) -> list[dict[str, Any]]:
