@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from omegaconf import DictConfig
 
 from paced_verl.checks import resume, verl
+from paced_verl.checks.alignment import alignment_problems
 from paced_verl.checks.data import number_of_prompts
 from paced_verl.checks.environment import VERL_VERSION, plugin_problems, version_problems
 from paced_verl.checks.files import file_problems
@@ -54,7 +55,13 @@ def check(config: DictConfig, files: bool = True) -> tuple[PacedConfig, list[Ver
     refuse_strictly(paced.strict, verdicts)
     mode = config.trainer.v1.trainer_mode
     refuse(
-        [*conflicts(config, paced), *verl.shapes(config, mode), *verl.lengths(config), *teacher_problems(config, paced)]
+        [
+            *conflicts(config, paced),
+            *verl.shapes(config, mode),
+            *verl.lengths(config),
+            *teacher_problems(config, paced),
+            *alignment_problems(config, paced),
+        ]
     )
     wired = copy.deepcopy(config)
     wire(wired, paced, mode.removeprefix("paced_"))

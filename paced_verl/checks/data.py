@@ -154,7 +154,7 @@ def needs(config: DictConfig, paced: PacedConfig) -> list[Need]:
     found = scored(config)
     if isinstance(paced.teacher.context, SourceContexts) and all(need.path != SOURCE for need in found):
         found.append(Need(SOURCE, "paced.teacher.context.data_source says by it what the teacher sees."))
-    for setting, context, which in contexts(config, paced):
+    for setting, context, which in [*contexts(config, paced), *measured(paced)]:
         if "solution" in context.variables:
             found.append(Need(f"extra_info.{paced.teacher.solution_key}", _SOLUTION.format(setting), which, text=True))
         if "answer" in context.variables:
@@ -204,6 +204,14 @@ def contexts(config: DictConfig, paced: PacedConfig) -> list[tuple[str, TeacherC
     return [(setting, TeacherContext(name, paced.teacher.solution_key), which) for setting, name, which in named]
 
 
+def measured(paced: PacedConfig) -> list[tuple[str, TeacherContext, None]]:
+    """The same of what a run measures besides, of any row (``paced.alignment.every_steps``)."""
+    names = paced.alignment.contexts if paced.alignment.every_steps is not None else ()
+    return [
+        (f"paced.alignment.contexts={name}", TeacherContext(name, paced.teacher.solution_key), None) for name in names
+    ]
+
+
 def _shown(config: DictConfig, paced: PacedConfig) -> dict[str, Which | None]:
     """Each context of the teacher once, with the rows that it is for."""
     of = paced.teacher.context
@@ -225,6 +233,7 @@ def _media(config: DictConfig, paced: PacedConfig) -> Iterator[str]:
     blind += [
         f"paced.schedule[{i}].responses=teacher" for i, s in enumerate(paced.schedule) if s.responses == "teacher"
     ]
+    blind += ["paced.alignment.every_steps"] * (paced.alignment.every_steps is not None)
     blind += ["paced.teacher.backend=reference"] * (paced.teacher.backend == "reference")
     for file in local_files(config, "train_files") if blind else ():
         for setting, usual in (("image_key", "images"), ("video_key", "videos"), ("audio_key", "audios")):

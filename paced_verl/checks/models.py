@@ -138,10 +138,12 @@ def _lengths(
     """Whether prompts and responses fit whoever reads them: the student, and the teacher under each context."""
     prompt, response = config.data.max_prompt_length, config.actor_rollout_ref.rollout.response_length
     key, limit = "actor_rollout_ref.rollout.max_model_len", _student_limit(config, sizes)
-    if limit is not None and prompt + response > limit:
+    # A student that scores its own longest response writes one token more.
+    needed = prompt + response + (paced.alignment.every_steps is not None)
+    if limit is not None and needed > limit:
         yield (
             f"{key}={limit} is too short: the student reads data.max_prompt_length={prompt} tokens and writes up to "
-            f"data.max_response_length={response}. Set it to {prompt + response} or more, as far as its model goes, or "
+            f"data.max_response_length={response}. Set it to {needed} or more, as far as its model goes, or "
             "make the data shorter."
         )
     limits = dict(_limits(config, paced, sizes))

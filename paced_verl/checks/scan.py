@@ -18,6 +18,7 @@ from paced_verl.checks.data import (
     describe_error,
     is_own,
     local_files,
+    measured,
     needs,
     number_of_prompts,
     scored,
@@ -65,7 +66,8 @@ class Rows:
         rows = cls(config)
         if is_own(config):
             return rows
-        shown = [each for each in contexts(config, paced) if each[1].privileged] if paced else []
+        taught = [*contexts(config, paced), *measured(paced)] if paced else []
+        shown = [each for each in taught if each[1].privileged]
         wanted = needs(config, paced) if paced else scored(config)
         rows.by_source = paced is not None and isinstance(paced.teacher.context, SourceContexts)
         rows.longest = {setting: Longest() for setting, _, _ in shown}

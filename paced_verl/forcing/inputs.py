@@ -101,12 +101,13 @@ class Inputs:
         )
 
 
-def resolve(config: DictConfig, paced: PacedConfig) -> Inputs:
+def resolve(config: DictConfig, paced: PacedConfig, dataset: Any = None) -> Inputs:
     """What is to be measured.
 
     Args:
         config: verl's whole configuration, settled and checked.
         paced: Its ``paced`` block, parsed.
+        dataset: verl's training data, where they are at hand.
 
     Raises:
         ConfigError: There is no teacher, a prompt lacks what verifier or context needs, a server reads too little of
@@ -114,8 +115,9 @@ def resolve(config: DictConfig, paced: PacedConfig) -> Inputs:
     """
     settings = paced.alignment
     model = omega_conf_to_dataclass(config.actor_rollout_ref.model)
-    dataset = create_rl_dataset(config.data.train_files, config.data, model.tokenizer, model.processor, is_train=True,
-                                max_samples=config.data.get("train_max_samples", -1))  # fmt: skip
+    if dataset is None:
+        dataset = create_rl_dataset(config.data.train_files, config.data, model.tokenizer, model.processor,
+                                    is_train=True, max_samples=config.data.get("train_max_samples", -1))  # fmt: skip
     fingerprint = fingerprint_of(dataset)
     table = PassRateTable.load(Path(paced.pass_rate.file), len(dataset), fingerprint) if paced.pass_rate.file else None
     paths = teacher_paths(config) if paced.teacher.backend == "server" else {}

@@ -48,6 +48,10 @@ class Scoring:
     solution_key: str
 
 
+class NothingToMeasureError(PacedError):
+    """The student's responses leave nothing to compare."""
+
+
 class Measurement:
     """A measurement in a folder.
 
@@ -148,7 +152,7 @@ class Measurement:
         successes = [rollout.success for found in self.carriers().values() for rollout in found]
         correct = np.mean(successes)
         if correct in (0, 1):
-            raise PacedError(
+            raise NothingToMeasureError(
                 f"All of {len(successes)} free responses were {'correct' if correct else 'wrong'}, so "
                 "nothing that the student says makes a difference and every gradient of success is 0. Look at the "
                 f"responses in {self.store.parts} and at the reward function; else choose other prompts "

@@ -128,6 +128,7 @@ KEYS: dict[str, tuple[str, bool]] = {
     "alignment.nulls": (LIST, False),
     "alignment.nulls.0": (TEXT, False),
     "alignment.truncated": (CHOICE, False),
+    "alignment.every_steps": (WHOLE, True),
     "alignment.budget": (BLOCK, False),
     "alignment.budget.rollouts": (WHOLE, True),
     "alignment.budget.tokens": (WHOLE, True),
@@ -378,6 +379,8 @@ def test_no_number_is_infinite_or_none(key: str, value: float) -> None:
         ("route", {"mastered": 0.1, "hopeless": 0.5}, "hopeless=0.5 must be below mastered=0.1"),
         ("route.context", "none", "hopeless prompts need more"),
         ("route.context", "solutions", "there is no such file"),
+        ("alignment.every_steps", 0, "greater than or equal to 1"),
+        ("alignment.every_steps", 4, "it needs budget.rollouts, such as 1000"),
         ("zzz", [], "Choose from: weight, pass_rate"),
         ("shedule", [], "Did you mean 'schedule'?"),
     ],
@@ -477,6 +480,7 @@ def test_a_template_that_is_no_file(tmp_path: Path, context: str) -> None:
         ("teacher.context", {"others": "solution", "code": "none"}),
         ("targets.endpoint", ENDPOINT | {"timeout": 5, "parameters": {"max_tokens": None, "seed": 3}}),
         ("route", {}),
+        ("alignment", {"every_steps": 4, "budget": {"rollouts": 500}}),
     ],
 )
 def test_what_is_right_is_taken(key: str, value: Any) -> None:
