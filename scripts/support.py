@@ -114,6 +114,10 @@ def values_of(overrides: list[str], group: str) -> dict[str, list[str]]:
         for name in StageConfig.model_fields:
             if name in stage and name != "until":
                 values.setdefault(f"schedule.{name}", []).append(shown(name, stage[name]))
+    context = block.get("teacher", {}).get("context")
+    if isinstance(context, dict) and "data_source" in context:
+        each = [*context["data_source"].values(), context.get("others")]
+        values["teacher.context"] += [shown("teacher.context", name) for name in each if name]
     for key in VERL_KEYS:
         values[key] = [str(OmegaConf.select(config, key))]
     return values
