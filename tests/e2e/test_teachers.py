@@ -177,8 +177,8 @@ def without_a_correct_sibling(rollouts: list[dict]) -> int:
 
 def test_two_teachers_each_with_its_own_context(workplace: Workplace) -> None:
     """Rows are routed by a column: seven of eight to a teacher that sees the answer, the others to one that knows
-    nothing: it finds all tokens equally likely, so that its top-k hold k/V of the probability. After the last step, where
-    both point is measured."""
+    nothing: it finds all tokens equally likely, so that its top-k hold k/V of the probability. Where both point is
+    measured after the last step."""
     data, (rows, _) = two_sources(workplace, every=8)
     ignorant = ignorant_teacher(workplace.models / "teacher", workplace.folder / "ignorant")
     launched = workplace.launch(

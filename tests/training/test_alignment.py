@@ -13,8 +13,10 @@ import pytest
 
 from paced_verl.checks.alignment import alignment_problems
 from paced_verl.config import AlignmentConfig, PacedConfig
+from paced_verl.config.wiring import wire
 from paced_verl.forcing.inputs import Inputs
 from paced_verl.forcing.questions import Teacher
+from paced_verl.launch.plan import Plan
 from paced_verl.teacher.context import TeacherContext
 from paced_verl.teacher.servers import Servers
 from paced_verl.training.alignment import PREFIX, Aligning, metrics_of
@@ -142,3 +144,15 @@ def test_nothing_is_asked_of_a_run_that_does_not_measure(folder: Path) -> None: 
     paced = PacedConfig.parse(config.paced)
     assert paced.alignment.every_steps is None is AlignmentConfig().every_steps
     assert list(alignment_problems(config, paced)) == []
+
+
+def test_the_students_servers_say_enough_and_the_plan_says_what_it_costs(folder: Path) -> None:  # noqa: F811
+    config = config_of(folder, *EVERY, "paced.alignment.rollouts=10", "paced.alignment.contexts=[none,solution]")
+    plan = str(Plan.of(config))
+    assert "alignment: after every 2 steps, 3 questions, 30 free responses, and up to 100 continuations or 30" in plan
+    wire(config, PacedConfig.parse(config.paced), "sync")
+    assert config.actor_rollout_ref.rollout.engine_kwargs.vllm.max_logprobs == 64
+    off = config_of(folder)
+    wire(off, PacedConfig.parse(off.paced), "sync")
+    assert "max_logprobs" not in off.actor_rollout_ref.rollout.engine_kwargs.vllm
+    assert "alignment:" not in str(Plan.of(config_of(folder)))
