@@ -67,7 +67,9 @@ UNREAD = "alignment."
 MUST = {
     "trainer.v1.trainer_mode": set(TRAINER_MODES),
     "schedule.divergence": {"forward_kl", "reverse_kl", "jsd", "akl", "forward_kl_topk", "forward_kl → reverse_kl"},
-    "teacher.context": {*(name for name in BUILTIN if TeacherContext(name).trains), "a file", "one a teacher"},
+    "teacher.context": {
+        *(name for name in BUILTIN if TeacherContext(name).trains), "a file", "one a teacher", "by data source",
+    },
     "actor_rollout_ref.actor.loss_agg_mode": {
         "token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm",
     },
@@ -112,6 +114,10 @@ def values_of(overrides: list[str], group: str) -> dict[str, list[str]]:
         for name in StageConfig.model_fields:
             if name in stage and name != "until":
                 values.setdefault(f"schedule.{name}", []).append(shown(name, stage[name]))
+    context = block.get("teacher", {}).get("context")
+    if isinstance(context, dict) and "data_source" in context:
+        each = [*context["data_source"].values(), context.get("others")]
+        values["teacher.context"] += [shown("teacher.context", name) for name in each if name]
     for key in VERL_KEYS:
         values[key] = [str(OmegaConf.select(config, key))]
     return values
@@ -129,7 +135,7 @@ def flat(block: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 def shown(name: str, value: Any) -> str:
     """A value as the table shows it: no paths, which differ from run to run."""
     if name.endswith("context") and isinstance(value, dict):
-        return "one a teacher"
+        return "by data source" if "data_source" in value else "one a teacher"
     if isinstance(value, dict):
         return f"{value['from']} → {value['to']}" if {"from", "to"} <= value.keys() else json.dumps(value)
     return "a file" if isinstance(value, str) and "/" in value else str(value)

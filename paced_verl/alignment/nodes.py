@@ -55,6 +55,7 @@ class Node:
         student: float64 (m,) the student's log-probabilities, of the whole vocabulary.
         teachers: float64 (T, m) the teachers'; NaN where one could not be asked.
         known: float64 (T, 5) what a training step would know there: ``FEATURES``; NaN likewise.
+        unasked: (T,) why each teacher could not be asked; empty where it was.
     """
 
     question: int
@@ -65,6 +66,7 @@ class Node:
     student: FloatArray
     teachers: FloatArray
     known: FloatArray
+    unasked: tuple[str, ...] = ()
 
 
 def node(

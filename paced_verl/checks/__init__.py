@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from omegaconf import DictConfig
 
 from paced_verl.checks import resume, verl
+from paced_verl.checks.alignment import alignment_problems
 from paced_verl.checks.capability import capability_problems
 from paced_verl.checks.data import number_of_prompts
 from paced_verl.checks.environment import VERL_VERSION, plugin_problems, version_problems
@@ -61,6 +62,7 @@ def check(config: DictConfig, files: bool = True) -> tuple[PacedConfig, list[Ver
             *verl.shapes(config, mode),
             *verl.lengths(config),
             *teacher_problems(config, paced),
+            *alignment_problems(config, paced),
         ]
     )
     wired = copy.deepcopy(config)

@@ -9,12 +9,14 @@ from typing import Any
 import pyarrow as pa
 from omegaconf import DictConfig, ListConfig
 
-from paced_verl.checks.rows import Need, blocks, count, is_list, is_text, kind_of, lacking, schema_of
-from paced_verl.config import PacedConfig
+from paced_verl.checks.rows import Need, Which, blocks, count, is_list, is_text, kind_of, lacking, schema_of
+from paced_verl.config import PacedConfig, SourceContexts
 from paced_verl.config.wiring import teacher_paths
 from paced_verl.teacher.context import TeacherContext
 
 SUFFIXES = (".parquet", ".json", ".jsonl")
+SOURCE = "data_source"
+"""The column by which verl's reward function, and contexts by source, tell data sets apart."""
 UNREADABLE = (ValueError, OSError, pa.ArrowException)
 """What a file that is not what its name says raises."""
 
@@ -150,13 +152,13 @@ def _together(files: Sequence[str], setting: str) -> Iterator[str]:
 def needs(config: DictConfig, paced: PacedConfig) -> list[Need]:
     """The fields of the training data that a run reads, beside the prompt."""
     found = scored(config)
-    for setting, context, teacher in contexts(paced):
+    if isinstance(paced.teacher.context, SourceContexts) and all(need.path != SOURCE for need in found):
+        found.append(Need(SOURCE, "paced.teacher.context.data_source says by it what the teacher sees."))
+    for setting, context, which in [*contexts(config, paced), *measured(paced)]:
         if "solution" in context.variables:
-            found.append(
-                Need(f"extra_info.{paced.teacher.solution_key}", _SOLUTION.format(setting), teacher, text=True)
-            )
+            found.append(Need(f"extra_info.{paced.teacher.solution_key}", _SOLUTION.format(setting), which, text=True))
         if "answer" in context.variables:
-            found.append(Need("reward_model.ground_truth", f"{setting} shows it to the teacher.", teacher))
+            found.append(Need("reward_model.ground_truth", f"{setting} shows it to the teacher.", which))
     if teacher_keys(config):
         found.append(Need(config.distillation.teacher_key, "distillation.teacher_key says which teacher a row has."))
     if paced.targets.column is not None:
@@ -191,27 +193,47 @@ def scored(config: DictConfig) -> list[Need]:
         "Without it no response can be scored, and there is no pass rate: verl hands it to the reward function (where "
         "yours does not read it, write anything)."
     )
-    return [Need("data_source", why), Need("reward_model.ground_truth", why)]
+    return [Need(SOURCE, why), Need("reward_model.ground_truth", why)]
 
 
-def contexts(paced: PacedConfig) -> list[tuple[str, TeacherContext, str | None]]:
-    """What teachers see: the setting that says so, the context, and the key of the teacher; ``None`` for any row."""
-    of = paced.teacher.context
-    named: list[tuple[str, str, str | None]] = [
-        (f"paced.teacher.context={name}", name, key)
-        for key, name in (of.items() if isinstance(of, dict) else [(None, of)])
-    ]
+def contexts(config: DictConfig, paced: PacedConfig) -> list[tuple[str, TeacherContext, Which | None]]:
+    """What teachers see: the setting that says so, the context, and of which rows; ``None``: of any."""
+    named = [(f"paced.teacher.context={name}", name, which) for name, which in _shown(config, paced).items()]
     if paced.route is not None:
         named.append((f"paced.route.context={paced.route.context}", paced.route.context, None))
-    return [(setting, TeacherContext(name, paced.teacher.solution_key), key) for setting, name, key in named]
+    return [(setting, TeacherContext(name, paced.teacher.solution_key), which) for setting, name, which in named]
+
+
+def measured(paced: PacedConfig) -> list[tuple[str, TeacherContext, None]]:
+    """The same of what a run measures besides, of any row (``paced.alignment.every_steps``)."""
+    names = paced.alignment.contexts if paced.alignment.every_steps is not None else ()
+    return [
+        (f"paced.alignment.contexts={name}", TeacherContext(name, paced.teacher.solution_key), None) for name in names
+    ]
+
+
+def _shown(config: DictConfig, paced: PacedConfig) -> dict[str, Which | None]:
+    """Each context of the teacher once, with the rows that it is for."""
+    of = paced.teacher.context
+    if isinstance(of, str) or (isinstance(of, dict) and not teacher_keys(config)):
+        return dict.fromkeys(paced.teacher.contexts)
+    by, column = (of, config.distillation.teacher_key) if isinstance(of, dict) else (of.data_source, SOURCE)
+    found: dict[str, Which | None] = {
+        name: Which(column, tuple(value for value, own in by.items() if own == name)) for name in by.values()
+    }
+    if isinstance(of, SourceContexts) and of.others is not None:
+        named_otherwise = tuple(value for value, own in by.items() if own != of.others)
+        found[of.others] = Which(column, named_otherwise, others=True)
+    return found
 
 
 def _media(config: DictConfig, paced: PacedConfig) -> Iterator[str]:
     """Only a server that scores under the student's own prompt is shown what the student sees."""
-    blind = [setting for setting, context, _ in contexts(paced) if context.privileged]
+    blind = [setting for setting, context, _ in contexts(config, paced) if context.privileged]
     blind += [
         f"paced.schedule[{i}].responses=teacher" for i, s in enumerate(paced.schedule) if s.responses == "teacher"
     ]
+    blind += ["paced.alignment.every_steps"] * (paced.alignment.every_steps is not None)
     blind += ["paced.teacher.backend=reference"] * (paced.teacher.backend == "reference")
     for file in local_files(config, "train_files") if blind else ():
         for setting, usual in (("image_key", "images"), ("video_key", "videos"), ("audio_key", "audios")):

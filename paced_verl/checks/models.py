@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 from verl.workers.rollout.utils import get_max_position_embeddings
@@ -17,6 +17,13 @@ from paced_verl.config import PacedConfig
 from paced_verl.config.wiring import teacher_paths
 
 STUDENT = "actor_rollout_ref.model.path"
+
+
+class Limit(NamedTuple):
+    """Tokens of a sequence that a server reads at most, one that it writes included, and the key that says so."""
+
+    key: str
+    tokens: int
 
 
 def models(config: DictConfig, paced: PacedConfig, rows: Rows) -> Iterator[str]:
@@ -131,14 +138,16 @@ def _lengths(
     """Whether prompts and responses fit whoever reads them: the student, and the teacher under each context."""
     prompt, response = config.data.max_prompt_length, config.actor_rollout_ref.rollout.response_length
     key, limit = "actor_rollout_ref.rollout.max_model_len", _student_limit(config, sizes)
-    if limit is not None and prompt + response > limit:
+    # A student that scores its own longest response writes one token more.
+    needed = prompt + response + (paced.alignment.every_steps is not None)
+    if limit is not None and needed > limit:
         yield (
             f"{key}={limit} is too short: the student reads data.max_prompt_length={prompt} tokens and writes up to "
-            f"data.max_response_length={response}. Set it to {prompt + response} or more, as far as its model goes, or "
+            f"data.max_response_length={response}. Set it to {needed} or more, as far as its model goes, or "
             "make the data shorter."
         )
     limits = dict(_limits(config, paced, sizes))
-    for setting, context, _ in contexts(paced) if limits else ():
+    for setting, context, _ in contexts(config, paced) if limits else ():
         longest, what = prompt, f"data.max_prompt_length={prompt}"
         if context.privileged:
             if tokenizer is None:
@@ -156,22 +165,44 @@ def _lengths(
                 )
 
 
-def _limits(config: DictConfig, paced: PacedConfig, sizes: dict[str, Any]) -> Iterator[tuple[str, int]]:
-    """Tokens that each teacher can read, by the key that limits them."""
-    actor_rollout_ref, backend = config.actor_rollout_ref, paced.teacher.backend
-    if backend == "server":
-        for name in teacher_paths(config):
-            inference = config.distillation.teacher_models[name].inference
-            model = sizes.get(f"distillation.teacher_models.{name}.model_path")
-            limit = inference.max_model_len if inference.max_model_len is not None else _positions(model)
-            if limit is not None:
-                yield f"distillation.teacher_models.{name}.inference.max_model_len", int(limit)
+def server_limits(config: DictConfig) -> dict[str | None, Limit]:
+    """What every server of a run reads at most, by the teachers' names in the configuration; ``None``: the student's.
+
+    Without those whose models are not here and whose length no key says.
+    """
+    student = config.actor_rollout_ref.model.path
+    paths = {STUDENT: student, **{f"distillation.teacher_models.{n}.model_path": p for n, p in _served(config)}}
+    return _server_limits(config, {key: _load(config, path)[1] for key, path in paths.items() if Path(path).is_dir()})
+
+
+def _served(config: DictConfig) -> Iterable[tuple[str, str]]:
+    return teacher_paths(config).items() if config.paced.teacher.backend == "server" else ()
+
+
+def _server_limits(config: DictConfig, sizes: dict[str, Any]) -> dict[str | None, Limit]:
+    found: dict[str | None, Limit] = {}
+    for name, _ in _served(config):
+        inference = config.distillation.teacher_models[name].inference
+        model = sizes.get(f"distillation.teacher_models.{name}.model_path")
+        limit = inference.max_model_len if inference.max_model_len is not None else _positions(model)
+        if limit is not None:
+            found[name] = Limit(f"distillation.teacher_models.{name}.inference.max_model_len", int(limit))
     student = _student_limit(config, sizes)
-    if (backend == "student" or paced.route is not None) and student is not None:
-        yield "actor_rollout_ref.rollout.max_model_len", student
+    if student is not None:
+        found[None] = Limit("actor_rollout_ref.rollout.max_model_len", student)
+    return found
+
+
+def _limits(config: DictConfig, paced: PacedConfig, sizes: dict[str, Any]) -> Iterator[Limit]:
+    """Of each who teaches."""
+    actor_rollout_ref, backend = config.actor_rollout_ref, paced.teacher.backend
+    servers = _server_limits(config, sizes)
+    yield from (limit for name, limit in servers.items() if name is not None)
+    if (backend == "student" or paced.route is not None) and None in servers:
+        yield servers[None]
     if backend == "reference" and actor_rollout_ref.ref.log_prob_use_dynamic_bsz:
         tokens = actor_rollout_ref.ref.log_prob_max_token_len_per_gpu
-        yield "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu", int(tokens) * _ranks(actor_rollout_ref)
+        yield Limit("actor_rollout_ref.ref.log_prob_max_token_len_per_gpu", int(tokens) * _ranks(actor_rollout_ref))
 
 
 def _student_limit(config: DictConfig, sizes: dict[str, Any]) -> int | None:

@@ -129,20 +129,48 @@ class Tally:
 
 
 @dataclass(frozen=True)
+class Which:
+    """Rows by the value of a column.
+
+    Attributes:
+        column: Its name.
+        values: As text.
+        others: Whether the rows of all other values are meant, those without one among them.
+    """
+
+    column: str
+    values: tuple[str, ...]
+    others: bool = False
+
+    def of(self, block: pa.RecordBatch) -> pa.BooleanArray:
+        """Where a block has such rows."""
+        text = as_text(values(block, self.column))
+        there = pc.fill_null(pc.is_in(text, value_set=pa.array(self.values, pa.string())), False)
+        return pc.invert(there) if self.others else there
+
+
+def as_text(array: pa.Array) -> pa.Array:
+    """Values of any simple type as text."""
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    return array.cast(pa.string())
+
+
+@dataclass(frozen=True)
 class Need:
     """A field that rows must have.
 
     Attributes:
         path: Its dotted path.
         why: The sentence that says who reads it, and what to do.
-        teacher: The key of the only teacher whose rows need it; ``None``: all rows do.
+        rows: Those that need it; ``None``: all do.
         text: Whether it must be text.
         all_rows: ``False``: it is enough that one row has it.
     """
 
     path: str
     why: str
-    teacher: str | None = None
+    rows: Which | None = None
     text: bool = False
     all_rows: bool = True
 

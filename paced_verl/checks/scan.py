@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,23 +12,26 @@ import pyarrow.compute as pc
 from omegaconf import DictConfig
 
 from paced_verl.checks.data import (
+    SOURCE,
     UNREADABLE,
     contexts,
     describe_error,
     is_own,
     local_files,
+    measured,
     needs,
     number_of_prompts,
     scored,
     teacher_keys,
 )
-from paced_verl.checks.rows import SOURCES, Longest, Need, Tally, blocks, each_row, lacking, values
-from paced_verl.config import PacedConfig
+from paced_verl.checks.rows import SOURCES, Longest, Need, Tally, Which, as_text, blocks, each_row, lacking, values
+from paced_verl.config import PacedConfig, SourceContexts
+from paced_verl.errors import nearest
 from paced_verl.fingerprint import fingerprint, spread
 from paced_verl.teacher.context import TeacherContext
 
-Shown = tuple[str, TeacherContext, str | None]
-"""A setting, the context it names, and the key of the teacher whose rows it is for (``None``: any row)."""
+Shown = tuple[str, TeacherContext, Which | None]
+"""A setting, the context it names, and the rows that it is for (``None``: any)."""
 
 
 class Rows:
@@ -39,6 +42,8 @@ class Rows:
         longest: The teacher prompts with the most text by the setting that names their context, the privileged alone.
         examples: A row of each of the first data sources, training and validation.
         fingerprint: Names the training prompts, all of them in their order; empty where not all were read.
+        by_source: Whether contexts go by data source, and
+        sources: if so, the training rows of each.
     """
 
     def __init__(self, config: DictConfig):
@@ -49,6 +54,8 @@ class Rows:
         self.longest: dict[str, Longest] = {}
         self.examples: dict[Any, dict[str, Any]] = {}
         self.fingerprint = ""
+        self.by_source = False
+        self.sources: Counter[str] = Counter()
 
     @classmethod
     def read(cls, config: DictConfig, paced: PacedConfig | None) -> Rows:
@@ -59,14 +66,18 @@ class Rows:
         rows = cls(config)
         if is_own(config):
             return rows
-        shown = [each for each in contexts(paced) if each[1].privileged] if paced else []
+        taught = [*contexts(config, paced), *measured(paced)] if paced else []
+        shown = [each for each in taught if each[1].privileged]
         wanted = needs(config, paced) if paced else scored(config)
+        rows.by_source = paced is not None and isinstance(paced.teacher.context, SourceContexts)
         rows.longest = {setting: Longest() for setting, _, _ in shown}
         files = local_files(config, "train_files")
         named = _Named(_naming(config))
         for file in files:
             rows._read(file, wanted, shown, named)
         rows.fingerprint = named.fingerprint
+        if paced and not rows.problems:
+            rows.problems += unnamed_sources(paced, rows.sources)
         for file in local_files(config, "val_files"):
             if file not in files:
                 rows._read(file, scored(config), [], _Named([]), taught=False)
@@ -83,6 +94,9 @@ class Rows:
                 named.add(values(block, self.prompt_key))
                 self._keep_examples(block)
                 scan.add(block)
+                if taught and self.by_source:
+                    counts = pc.value_counts(as_text(values(block, SOURCE))).to_pylist()
+                    self.sources.update({each["values"]: each["counts"] for each in counts if each["values"]})
         except UNREADABLE as error:
             self.problems.append(f"{file} cannot be read after row {scan.rows:,} ({describe_error(error)}).")
             return
@@ -136,21 +150,16 @@ class _File:
         whole = pc.invert(no_prompt(values(block, self.found.prompt_key)))
         self._count(self.no_prompt, pc.invert(whole))
         for need, tally in self.missing.items():
-            lacks = pc.and_(lacking(values(block, need.path)), self._rows_of(block, need.teacher))
+            lacks = pc.and_(lacking(values(block, need.path)), _rows_of(block, need.rows))
             self._count(tally, lacks)
             if need.all_rows:
                 whole = pc.and_not(whole, lacks)
         if self.teachers:
             keys = values(block, self.found.teacher_key)
             self.unknown.update({row["values"]: row["counts"] for row in pc.value_counts(keys).to_pylist()})
-        for setting, context, teacher in self.shown:
-            self._show(block, setting, context, pc.and_(whole, self._rows_of(block, teacher)))
+        for setting, context, which in self.shown:
+            self._show(block, setting, context, pc.and_(whole, _rows_of(block, which)))
         self.rows += block.num_rows
-
-    def _rows_of(self, block: pa.RecordBatch, teacher: str | None) -> pa.BooleanArray:
-        if teacher is None or not self.teachers:
-            return pa.array(np.ones(block.num_rows, bool))
-        return pc.fill_null(pc.equal(values(block, self.found.teacher_key), teacher), False)
 
     def _count(self, tally: Tally, mask: pa.BooleanArray) -> None:
         places = pc.indices_nonzero(mask)
@@ -194,6 +203,33 @@ class _File:
                 f"{file}: its column {self.found.teacher_key} (distillation.teacher_key) has values that are no "
                 f"teacher's key: {some}. The keys in distillation.teacher_models: {', '.join(self.teachers)}."
             )
+
+
+def unnamed_sources(paced: PacedConfig, there: Mapping[str, int]) -> Iterator[str]:
+    """Data sources of ``paced.teacher.context`` that the data do not have, and those of the data that it does not name.
+
+    Args:
+        paced: The block.
+        there: Training rows of each data source.
+    """
+    context = paced.teacher.context
+    if not isinstance(context, SourceContexts):
+        return
+    key, has = "paced.teacher.context.data_source", ", ".join(f"{name} ({n:,} rows)" for name, n in there.items())
+    for source in context.data_source:
+        if source not in there:
+            meant = nearest(source, there, most=0)
+            yield f"{key}.{source}: the training data have no such data source; they have {has}. {meant}".rstrip()
+    missing = [name for name in there if name not in context.data_source]
+    if missing and context.others is None:
+        yield (
+            f"{key} names no context for {sum(there[name] for name in missing):,} rows of {', '.join(missing)}. The "
+            f"training data have {has}. Name one for each, or say what all others see: paced.teacher.context.others."
+        )
+
+
+def _rows_of(block: pa.RecordBatch, which: Which | None) -> pa.BooleanArray:
+    return pa.array(np.ones(block.num_rows, bool)) if which is None else which.of(block)
 
 
 def no_prompt(prompts: pa.Array) -> pa.BooleanArray:

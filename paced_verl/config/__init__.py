@@ -17,7 +17,7 @@ from paced_verl.config.capability import CapabilityConfig
 from paced_verl.config.pacing import KernelConfig, PassRateConfig, RouteConfig, SamplerConfig, WeightConfig
 from paced_verl.config.schedule import StageConfig
 from paced_verl.config.targets import EndpointConfig, TargetsConfig
-from paced_verl.config.teacher import TeacherConfig, TokensConfig
+from paced_verl.config.teacher import SourceContexts, TeacherConfig, TokensConfig
 from paced_verl.errors import PacedError
 from paced_verl.pacing.schedule import Schedule
 
@@ -31,6 +31,7 @@ __all__ = [
     "PassRateConfig",
     "RouteConfig",
     "SamplerConfig",
+    "SourceContexts",
     "StageConfig",
     "TargetsConfig",
     "TeacherConfig",

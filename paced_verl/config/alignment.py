@@ -75,6 +75,8 @@ class AlignmentConfig(Block):
     question's teacher)."""
     truncated: Literal["fail", "drop"] = "fail"
     """What a response that reaches the length limit without an end is."""
+    every_steps: Steps | None = None
+    """Also within a run, after every so many steps, with the weights of that step; null: never."""
     budget: BudgetConfig = BudgetConfig()
 
     @model_validator(mode="after")
@@ -83,4 +85,13 @@ class AlignmentConfig(Block):
             names = getattr(self, key)
             if len(set(names)) < len(names):
                 raise ValueError(f"{key}={list(names)}: a name is there twice")
+        return self
+
+    @model_validator(mode="after")
+    def _costs_what_is_said(self) -> Self:
+        if self.every_steps is not None and self.budget.rollouts is None:
+            raise ValueError(
+                f"every_steps: {self.every_steps} measures within a run, which waits for it: it needs "
+                "budget.rollouts, such as 1000, what one measurement may force at most"
+            )
         return self

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from paced_verl.config.base import Block, Number, Share, Steps, Text
+from paced_verl.config.base import Block, ConfigError, Number, Share, Steps, Text
 from paced_verl.teacher.context import TeacherContext
 
 MOST_TOKENS = 2**20
@@ -25,7 +25,10 @@ def _names_contexts(context: Any) -> Any:
     names = list(context.values()) if isinstance(context, Mapping) else [context]
     keys = list(context) if isinstance(context, Mapping) else []
     if not names or not all(isinstance(part, str) and part.strip() for part in (*keys, *names)):
-        raise ValueError("expected the name of a context, the path of a template, or {teacher key: context}")
+        raise ValueError(
+            "expected the name of a context, the path of a template, {teacher key: context}, or "
+            "{data_source: {value: context}}"
+        )
     for name in names:
         for_training(name)
     return context
@@ -46,6 +49,50 @@ def for_training(name: str) -> str:
     return name
 
 
+Context = Annotated[Text, AfterValidator(for_training)]
+
+
+def _some(contexts: dict[str, str]) -> dict[str, str]:
+    if not contexts:
+        raise ValueError("expected keys with values, one at least: {value of the column data_source: context}")
+    return contexts
+
+
+class SourceContexts(Block):
+    """What the teacher sees of a row, by the row's data source; a mapping with the key ``data_source`` is one of these.
+
+    Told apart from ``{teacher key: context}`` by that key alone: no teacher that has a context of its own is called so.
+    """
+
+    data_source: Annotated[dict[Text, Context], AfterValidator(_some)]
+    """A context for each value of the data's column ``data_source``."""
+    others: Context | None = None
+    """The context of every other row; null: there must be none."""
+
+    def __str__(self) -> str:
+        named = ", ".join(f"{source}: {context}" for source, context in self.data_source.items())
+        return f"{named} (by data_source; others: {self.others or 'none there'})"
+
+    def of(self, source: Any) -> str:
+        """The context of a row of this data source.
+
+        Raises:
+            ConfigError: It has none.
+        """
+        context = self.data_source.get(str(source), self.others)
+        if context is None:
+            raise ConfigError(
+                f"paced.teacher.context.data_source names no context for rows of data_source={source}, only for "
+                f"{', '.join(self.data_source)}. Name one, or say what all others see: paced.teacher.context.others."
+            )
+        return context
+
+
+def _by_what(context: Any) -> str:
+    by_source = isinstance(context, BaseModel) or (isinstance(context, Mapping) and "data_source" in context)
+    return ":source" if by_source else ":teacher"
+
+
 class TeacherConfig(Block):
     """Who the teacher is, what it sees and how much of its distribution is used."""
 
@@ -56,9 +103,14 @@ class TeacherConfig(Block):
     model: Literal["student"] | None = None
     """Which model: null for ``distillation.teacher_models`` (with backend: reference and none named there, the
     student's initial weights); ``student`` for these, whatever a command line names there."""
-    context: Annotated[str | dict[str, str], BeforeValidator(_names_contexts)] = "none"
+    context: Annotated[
+        Annotated[str | dict[str, str], BeforeValidator(_names_contexts), Tag(":teacher")]
+        | Annotated[SourceContexts, Tag(":source")],
+        Discriminator(_by_what),
+    ] = "none"
     """``none``, ``solution``, ``answer``, ``rollout``, or the path of a Jinja template (see
-    paced_verl/teacher/templates). With several teachers, one for each: ``{teacher key: context}``."""
+    paced_verl/teacher/templates). With several teachers, one for each: ``{teacher key: context}``. By the value of the
+    data's column ``data_source``: ``{data_source: {gsm8k: solution, code: none}, others: none}``."""
     solution_key: Text = "solution"
     """The field of ``extra_info`` that holds a problem's expert solution."""
     topk: Annotated[int | Literal["full"], BeforeValidator(_number_or_full)] = 64
@@ -88,7 +140,25 @@ class TeacherConfig(Block):
     @property
     def contexts(self) -> tuple[str, ...]:
         """All contexts there are."""
-        return (self.context,) if isinstance(self.context, str) else tuple(self.context.values())
+        of = self.context
+        if isinstance(of, SourceContexts):
+            return (*of.data_source.values(), *([of.others] if of.others is not None else []))
+        return (of,) if isinstance(of, str) else tuple(of.values())
+
+    def context_of(self, source: Any, key: str | None) -> str:
+        """The context of a row.
+
+        Args:
+            source: Its data source.
+            key: Of its teacher, where there are several.
+
+        Raises:
+            ConfigError: Contexts go by data source, and this one has none.
+        """
+        of = self.context
+        if isinstance(of, SourceContexts):
+            return of.of(source)
+        return of if isinstance(of, str) else of[key or ""]
 
 
 ALIGNED = "aligned"

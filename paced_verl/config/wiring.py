@@ -196,7 +196,7 @@ def wire(config: DictConfig, paced: PacedConfig, base_mode: str) -> None:
             _no_pool(config)
         if paced.teacher.topk == "full":
             distillation.distillation_loss.topk = 1  # verl wants a number; no server is asked for it
-        elif paced.teacher.backend == "student" or paced.route is not None:
+        elif paced.teacher.backend == "student" or paced.route is not None or paced.alignment.every_steps is not None:
             # The rollout servers score, too: vLLM allows 20 log-probabilities by default.
             kwargs = rollout.engine_kwargs.setdefault("vllm", {})
             kwargs["max_logprobs"] = max(kwargs.get("max_logprobs", 0), paced.teacher.topk)

@@ -15,10 +15,12 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.reward_score import default_compute_score
 
 from paced_verl.alignment.visits import LEAST
+from paced_verl.checks.models import server_limits
 from paced_verl.config import AlignmentConfig, ConfigError, PacedConfig
 from paced_verl.config.wiring import teacher_paths
 from paced_verl.fingerprint import fingerprint_of
 from paced_verl.forcing.ask import Policy, Student
+from paced_verl.forcing.lengths import TooLong, refuse_long_for_student, too_long
 from paced_verl.forcing.questions import Question, Teacher, choose_prompts, teachers
 from paced_verl.forcing.run import Measurement, Scoring
 from paced_verl.forcing.store import Store
@@ -47,6 +49,7 @@ class Inputs:
         seed: Of questions and positions.
         names: What determines the measurement, for its folder.
         solution_key: Of the solution in ``extra_info``.
+        too_long: What may not fit, by teacher.
     """
 
     settings: AlignmentConfig
@@ -59,6 +62,7 @@ class Inputs:
     seed: int
     names: dict[str, Any]
     solution_key: str
+    too_long: list[TooLong]
 
     def __str__(self) -> str:
         """What will be done, and what that costs at most."""
@@ -75,7 +79,7 @@ class Inputs:
             f"{nodes:,} nodes, up to {settings.tokens} tokens each, {settings.visits} visits a token: at most "
             f"{forced:,} forced continuations; the budget ends it after {' or '.join(limits) or 'all of them'}\n"
             f"teachers, on up to {scored:,} responses each: {', '.join(one.name for one in self.teachers)}; that know "
-            f"nothing: {', '.join(settings.nulls) or 'none'}"
+            f"nothing: {', '.join(settings.nulls) or 'none'}" + "".join(f"\n{one}" for one in self.too_long)
         )
 
     def measurement(self, servers: Servers, out: Path) -> Measurement:
@@ -97,24 +101,31 @@ class Inputs:
         )
 
 
-def resolve(config: DictConfig, paced: PacedConfig) -> Inputs:
+def resolve(config: DictConfig, paced: PacedConfig, dataset: Any = None) -> Inputs:
     """What is to be measured.
 
     Args:
         config: verl's whole configuration, settled and checked.
         paced: Its ``paced`` block, parsed.
+        dataset: verl's training data, where they are at hand.
 
     Raises:
-        ConfigError: There is no teacher, a prompt lacks what verifier or context needs, or the budget buys nothing.
+        ConfigError: There is no teacher, a prompt lacks what verifier or context needs, a server reads too little of
+            any, or the budget buys nothing.
     """
     settings = paced.alignment
     model = omega_conf_to_dataclass(config.actor_rollout_ref.model)
-    dataset = create_rl_dataset(config.data.train_files, config.data, model.tokenizer, model.processor, is_train=True,
-                                max_samples=config.data.get("train_max_samples", -1))  # fmt: skip
+    if dataset is None:
+        dataset = create_rl_dataset(config.data.train_files, config.data, model.tokenizer, model.processor,
+                                    is_train=True, max_samples=config.data.get("train_max_samples", -1))  # fmt: skip
     fingerprint = fingerprint_of(dataset)
     table = PassRateTable.load(Path(paced.pass_rate.file), len(dataset), fingerprint) if paced.pass_rate.file else None
     paths = teacher_paths(config) if paced.teacher.backend == "server" else {}
-    everyone = teachers(paths, [TeacherContext(name, paced.teacher.solution_key) for name in settings.contexts])
+    limits = server_limits(config)
+    contexts = [TeacherContext(name, paced.teacher.solution_key) for name in settings.contexts]
+    # With one teacher verl reads no key.
+    keys = {name: str(config.distillation.teacher_models[name].key) if len(paths) > 1 else name for name in paths}
+    everyone = teachers(keys, contexts, limits)
     prompts = Prompts.of(config, model)
     seed = paced.sampler.seed
     chosen = choose_prompts(len(dataset), table, settings.questions, seed)
@@ -126,13 +137,15 @@ def resolve(config: DictConfig, paced: PacedConfig) -> Inputs:
         rate = float(rates[prompt]) if rates is not None else math.nan
         questions.append(Question(prompt, row, tuple(prompts.student(row)), rate))
     _affordable(settings, len(questions))
+    response_length = config.actor_rollout_ref.rollout.response_length
+    refuse_long_for_student(questions, limits.get(None), response_length)
     return Inputs(
         settings=settings,
         questions=questions,
         teachers=everyone,
         prompts=prompts,
         judge=Judge(model.tokenizer, get_custom_reward_fn(config) or default_compute_score, paced.pass_rate.threshold),
-        policy=Policy(config.actor_rollout_ref.rollout.response_length, _ends(model), SAMPLING),
+        policy=Policy(response_length, _ends(model), SAMPLING),
         vocabulary=len(model.tokenizer),  # verl's servers say no others
         seed=seed,
         names={
@@ -142,10 +155,11 @@ def resolve(config: DictConfig, paced: PacedConfig) -> Inputs:
             "teachers": paths,
             "contexts": list(settings.contexts),
             "seed": seed,
-            "response_length": config.actor_rollout_ref.rollout.response_length,
+            "response_length": response_length,
             **settings.model_dump(include={"rollouts", "nodes", "threshold", "tokens"}),
         },
         solution_key=paced.teacher.solution_key,
+        too_long=too_long(questions, everyone, prompts, response_length, paced.teacher.solution_key),
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from paced_verl.alignment.targets import FIFTHS, fifth_of
+from paced_verl.checks.models import Limit
 from paced_verl.errors import PacedError
 from paced_verl.pacing.pass_rates import PassRateTable
 from paced_verl.teacher.context import TeacherContext
@@ -65,26 +66,39 @@ class Teacher:
 
     Attributes:
         name: As results call it, such as ``teacher_model/solution``.
-        key: Of ``distillation.teacher_models``; ``None``: the student's own servers.
+        key: By which verl routes to it; ``None``: the student's own servers.
         context: What it sees.
+        limit: Of its server; ``None``: not known.
     """
 
     name: str
     key: str | None
     context: TeacherContext
+    limit: Limit | None = None
+
+    def fits(self, tokens: int) -> bool:
+        """Whether its server can score a prompt and a response of so many tokens: it writes one more."""
+        return self.limit is None or tokens + 1 <= self.limit.tokens
 
 
-def teachers(models: Iterable[str], contexts: Sequence[TeacherContext]) -> list[Teacher]:
+def teachers(
+    models: Mapping[str, str], contexts: Sequence[TeacherContext], limits: Mapping[str | None, Limit]
+) -> list[Teacher]:
     """Every model and the student under every context, but the student that sees no more than itself.
+
+    Args:
+        models: The key that verl routes by, by the name in the configuration.
+        contexts: What each sees.
+        limits: Of the servers, where they are known; ``None``: the student's.
 
     Raises:
         PacedError: That leaves nobody.
     """
     found = [
-        Teacher(f"{model}/{context.name}", None if model == STUDENT else model, context)
-        for model in (*models, STUDENT)
+        Teacher(f"{name or STUDENT}/{context.name}", None if name is None else models[name], context, limits.get(name))
+        for name in (*models, None)
         for context in contexts
-        if model != STUDENT or context.privileged
+        if name is not None or context.privileged
     ]
     if not found:
         raise PacedError(
@@ -139,6 +153,16 @@ def _another(scored: Answered, answers: Sequence[Answered], correct: bool) -> st
     return next(
         (a.text for a in answers if a.correct == correct and similarity(a.tokens, scored.tokens) <= SIMILAR), None
     )
+
+
+def other_solution(questions: Sequence[Question], question: int, solution_key: str) -> str | None:
+    """The solution of the next question that has one, and is another one; ``None``: there is none."""
+    for step in range(1, len(questions)):
+        other = questions[(question + step) % len(questions)]
+        solution = (other.row.get("extra_info") or {}).get(solution_key)
+        if isinstance(solution, str) and solution.strip():
+            return solution
+    return None
 
 
 def similarity(first: Sequence[int], second: Sequence[int]) -> float:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -19,23 +20,15 @@ from paced_verl.alignment.visits import ROUNDS, Wanted, missing, plan
 from paced_verl.config import AlignmentConfig
 from paced_verl.errors import PacedError
 from paced_verl.forcing.ask import Student, Written, together, top_of
-from paced_verl.forcing.questions import Answered, Question, shown
+from paced_verl.forcing.lengths import NOTHING_TO_SHOW, TOO_LONG, Prompts
+from paced_verl.forcing.questions import Answered, Question, other_solution, shown
 from paced_verl.forcing.questions import Teacher as Who
 from paced_verl.forcing.store import Entry, Store
-from paced_verl.teacher.context import TeacherContext
 from paced_verl.teacher.protocol import Teacher
 
 CHUNK = 512
 """Rollouts of a part: what a kill may cost."""
 Asked = Callable[[], Coroutine[Any, Any, Entry]]
-
-
-class Prompts(Protocol):
-    """Builds what a teacher reads; :class:`paced_verl.teacher.prompts.Prompts`."""
-
-    def teacher(
-        self, row: Mapping[str, Any], context: TeacherContext, shown: Mapping[str, str] | None = None
-    ) -> list[int]: ...
 
 
 @dataclass(frozen=True)
@@ -53,6 +46,10 @@ class Scoring:
     servers: Mapping[str | None, Teacher]
     prompts: Prompts
     solution_key: str
+
+
+class NothingToMeasureError(PacedError):
+    """The student's responses leave nothing to compare."""
 
 
 class Measurement:
@@ -155,7 +152,7 @@ class Measurement:
         successes = [rollout.success for found in self.carriers().values() for rollout in found]
         correct = np.mean(successes)
         if correct in (0, 1):
-            raise PacedError(
+            raise NothingToMeasureError(
                 f"All of {len(successes)} free responses were {'correct' if correct else 'wrong'}, so "
                 "nothing that the student says makes a difference and every gradient of success is 0. Look at the "
                 f"responses in {self.store.parts} and at the reward function; else choose other prompts "
@@ -197,43 +194,35 @@ class Measurement:
             for carrier, position, inclusion in zip(
                 chosen.rollout.tolist(), chosen.position.tolist(), chosen.inclusion.tolist(), strict=True
             ):
-                student, *others = said[carrier]
-                assert student is not None
-                teachers = [None if other is None else other[position] for other in others]
-                place = (i, carrier, position, inclusion)
-                nodes.append(
-                    node(
-                        place,
-                        student[position],
-                        teachers,
-                        self.vocabulary,
-                        self.settings.threshold,
-                        self.settings.tokens,
-                    )
+                student, others = said[carrier]
+                found = node(
+                    (i, carrier, position, inclusion),
+                    student[position],
+                    [None if isinstance(other, str) else other[position] for other in others],
+                    self.vocabulary,
+                    self.settings.threshold,
+                    self.settings.tokens,
                 )
+                unasked = tuple(other if isinstance(other, str) else "" for other in others)
+                nodes.append(dataclasses.replace(found, unasked=unasked))
         return nodes
 
-    async def _said(self, question: int, carrier: int, known: Sequence[Answered]) -> list[list[TopOf] | None]:
-        """What the student and every teacher say of a free response; ``None`` of who lacks what its context shows."""
+    async def _said(
+        self, question: int, carrier: int, known: Sequence[Answered]
+    ) -> tuple[list[TopOf], list[list[TopOf] | str]]:
+        """What the student and every teacher say of a free response; of who cannot be asked, why."""
         asked, response, servers = self.questions[question], known[carrier].tokens, self.scoring.servers
-        found: list[list[TopOf] | None] = [await top_of(servers[None], None, asked.ids, response)]
+        other = other_solution(self.questions, question, self.scoring.solution_key)
+        found: list[list[TopOf] | str] = []
         for teacher in self.scoring.teachers:
-            beside = shown(teacher.context, known[carrier], known, self._other(question))
+            beside = shown(teacher.context, known[carrier], known, other)
             if beside is None:
-                found.append(None)
+                found.append(NOTHING_TO_SHOW)
                 continue
             prompt = self.scoring.prompts.teacher(asked.row, teacher.context, beside)
-            found.append(await top_of(servers[teacher.key], teacher.key, prompt, response))
-        return found
-
-    def _other(self, question: int) -> str | None:
-        """The solution of the next question that has one, and is another one."""
-        for step in range(1, len(self.questions)):
-            other = self.questions[(question + step) % len(self.questions)]
-            solution = (other.row.get("extra_info") or {}).get(self.scoring.solution_key)
-            if isinstance(solution, str) and solution.strip():
-                return solution
-        return None
+            fits = teacher.fits(len(prompt) + len(response))
+            found.append(await top_of(servers[teacher.key], teacher.key, prompt, response) if fits else TOO_LONG)
+        return await top_of(servers[None], None, asked.ids, response), found
 
     # ------------------------------------------------------------------ when it is enough
 

@@ -39,6 +39,7 @@ NODES = pa.schema(
         ("student", pa.list_(pa.float64())),
         ("teachers", pa.list_(pa.list_(pa.float64()))),
         ("known", pa.list_(pa.list_(pa.float64()))),
+        ("unasked", pa.list_(pa.string())),
     ]
 )
 
@@ -121,6 +122,7 @@ class Store:
                 "student": node.student.tolist(),
                 "teachers": node.teachers.tolist(),
                 "known": node.known.tolist(),
+                "unasked": node.unasked,
             }
             for node in nodes
         ]
@@ -146,6 +148,7 @@ class Store:
                 np.array(row["student"], np.float64),
                 np.array(row["teachers"], np.float64).reshape(-1, len(row["tokens"])),
                 np.array(row["known"], np.float64).reshape(-1, len(FEATURES)),
+                tuple(row["unasked"]),
             )
             for row in _read(file, NODES)
         ]

@@ -17,8 +17,7 @@ from paced_verl.alignment.summary import summarise
 from paced_verl.alignment.targets import window_of
 from paced_verl.alignment.tree import FREE
 from paced_verl.atomic import replacing
-from paced_verl.errors import PacedError
-from paced_verl.forcing.run import Measurement
+from paced_verl.forcing.run import Measurement, NothingToMeasureError
 
 NUMBERS, SCORES, TOKENS = "alignment.json", "scores.parquet", "tokens.parquet"
 
@@ -32,14 +31,14 @@ def write(one: Measurement, nodes: Sequence[Node], decode: Callable[[Sequence[in
         decode: Token ids to text.
 
     Raises:
-        PacedError: No node has been visited often enough.
+        NothingToMeasureError: No node has been visited often enough.
     """
     settings, names = one.settings, [teacher.name for teacher in one.scoring.teachers]
     trees, carriers, ends = one.trees(), one.carriers(), one.student.policy.ends
     found = measured(nodes, trees, carriers, ends)
     if not found.nodes:
         dropped = ", ".join(f"{count} with {reason}" for reason, count in found.dropped.items())
-        raise PacedError(
+        raise NothingToMeasureError(
             f"None of {len(nodes)} nodes is left to score ({dropped}). Give paced.alignment.budget more, or raise "
             "paced.alignment.nodes: a student that is sure of every token has few nodes with a choice."
         )
@@ -62,6 +61,7 @@ def _counts(one: Measurement, nodes: Sequence[Node], found: Measured, rates: dic
     free = sum(each.rollout.forced == FREE for each in written)
     return {
         "nodes": {"chosen": len(nodes), "scored": len(found.nodes), "dropped": found.dropped},
+        "unasked": unasked(nodes, [teacher.name for teacher in one.scoring.teachers]),
         "rollouts": {"free": free, "forced": len(written) - free},
         "tokens": {"generated": sum(each.generated for each in written)},
         "truncated": sum(each.truncated for each in written),
@@ -71,6 +71,19 @@ def _counts(one: Measurement, nodes: Sequence[Node], found: Measured, rates: dic
         ],
         "settings": one.settings.model_dump(),
     }
+
+
+def unasked(nodes: Sequence[Node], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Who could not be asked, why, at how many nodes, and of how many questions."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for node in nodes:
+        for name, reason in zip(names, node.unasked, strict=True):
+            if reason:
+                found.setdefault((name, reason), []).append(node.question)
+    return [
+        {"teacher": name, "reason": reason, "nodes": len(questions), "questions": len(set(questions))}
+        for (name, reason), questions in found.items()
+    ]
 
 
 def _scores(aligned: Sequence[Aligned], found: Measured, one: Measurement) -> list[dict[str, Any]]:

@@ -114,6 +114,8 @@ class Plan:
         lines.append(f"teacher: {self._teacher()}")
         if paced.tokens.select:
             lines.append(f"tokens: {paced.tokens.select}, {paced.tokens.keep:.0%} of each response")
+        if paced.alignment.every_steps:
+            lines.append(f"alignment: {self._alignment()}")
         if paced.route:
             route = paced.route
             lines.append(
@@ -124,6 +126,16 @@ class Plan:
         lines.append("models: " + ", ".join(f"{name} {path}" for name, path in self.models.items()))
         lines += map(str, self.verdicts)
         return lines
+
+    def _alignment(self) -> str:
+        measured = self.paced.alignment
+        limit = measured.budget.minutes
+        return (
+            f"after every {measured.every_steps} steps, {measured.questions} questions, "
+            f"{measured.questions * measured.rollouts:,} free responses, and up to {measured.budget.rollouts:,} "
+            f"continuations{f' or {limit:g} minutes' if limit else ''}, on the run's own servers; "
+            f"contexts {', '.join(measured.contexts)}"
+        )
 
     def _teacher(self) -> str:
         teacher = self.paced.teacher

@@ -21,7 +21,11 @@ from paced_verl.report.tokens import KINDS, label
 COLOURS = ("#3b82f6", "#f59e0b", "#10b981", "#a855f7", "#ef4444", "#64748b")
 STUDENT, ESTIMATE, TEACHER = "#3b82f6", "#f59e0b", "#10b981"
 KIND_COLOURS = dict(
-    zip(KINDS, ("#93c5fd", STUDENT, "#fcd34d", ESTIMATE, "#6ee7b7", TEACHER, "#cbd5e1", "#94a3b8"), strict=True)
+    zip(
+        KINDS,
+        ("#93c5fd", STUDENT, "#fcd34d", ESTIMATE, "#6ee7b7", TEACHER, "#cbd5e1", "#94a3b8", "#f9a8d4", "#db2777"),
+        strict=True,
+    )
 )
 GROUP_COLOURS = {"low": "#ef4444", "frontier": "#f59e0b", "high": "#10b981"}
 POINTS = 1000  # of a line: more than a screen has columns

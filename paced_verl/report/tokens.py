@@ -13,6 +13,7 @@ WHO = {
     "estimate": "student, pass-rate estimates",
     "teacher": "teacher",
     "validation": "student, verl's validation",
+    "alignment": "alignment, student and teachers",
 }
 WHAT = {"prompt": "read", "generated": "written"}
 KINDS = {f"paced/tokens/{who}/{what}": (who, what) for who in WHO for what in WHAT}
@@ -54,8 +55,9 @@ class Counter:
         return dict(zip(run.metrics, accumulate(spent), strict=True))
 
 
-ALL = Counter("tokens but for validation", tuple(kind for kind in KINDS if KINDS[kind][0] != "validation"))
-"""What the method costs. Validation measures it, and is as often as one likes."""
+MEASURES = ("validation", "alignment")
+ALL = Counter("tokens but for validation", tuple(kind for kind in KINDS if KINDS[kind][0] not in MEASURES))
+"""What the method costs. Validation and alignment measure it, and are as often as one likes."""
 TRAINED = Counter("tokens of the rows that trained", ("perf/total_num_tokens",))
 """Of verl's own: estimates and the teacher are not in it."""
 

@@ -6,10 +6,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
-Kind = Literal["student", "estimate", "validation", "teacher"]
+Kind = Literal["student", "estimate", "validation", "teacher", "alignment"]
 """``student``: rollouts that train, and those that are dropped; ``estimate``: that measure pass rates; ``validation``:
-verl's own; ``teacher``: what a teacher scores and writes, whoever it is."""
-KINDS: tuple[Kind, ...] = ("student", "estimate", "validation", "teacher")
+verl's own; ``teacher``: what a teacher scores and writes, whoever it is; ``alignment``: what student and teachers read
+and write where it is measured whereto a loss points."""
+KINDS: tuple[Kind, ...] = ("student", "estimate", "validation", "teacher", "alignment")
 
 
 @dataclass

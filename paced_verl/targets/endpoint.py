@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from paced_verl.config import ConfigError, TargetsConfig
@@ -32,7 +32,7 @@ class Endpoint:
 
     Args:
         targets: With an ``endpoint``.
-        context: Makes the teacher's messages of a row.
+        context_of: What the teacher of a row sees.
         tokenizer: The student's.
         response_length: Most tokens of a response, its end of sequence included; sent as ``max_tokens``.
 
@@ -43,10 +43,16 @@ class Endpoint:
         retries: Requests sent again by the client.
     """
 
-    def __init__(self, targets: TargetsConfig, context: TeacherContext, tokenizer: Any, response_length: int):
+    def __init__(
+        self,
+        targets: TargetsConfig,
+        context_of: Callable[[Mapping[str, Any]], TeacherContext],
+        tokenizer: Any,
+        response_length: int,
+    ):
         assert targets.endpoint is not None
         self.settings = targets.endpoint
-        self.context = context
+        self.context_of = context_of
         self.tokenizer = tokenizer
         self.response_length = response_length
         ours = {"temperature": targets.temperature, "top_p": targets.top_p, "max_tokens": response_length}
@@ -108,7 +114,7 @@ class Endpoint:
             self._check_use(least=PATIENCE)
 
     def _messages(self, row: Mapping[str, Any]) -> Any:
-        messages = self.context.messages(row)
+        messages = self.context_of(row).messages(row)
         if not all(isinstance(message["content"], str) for message in messages):
             raise ConfigError(
                 "paced.targets.endpoint: a prompt has images or other parts; an endpoint is sent text only."

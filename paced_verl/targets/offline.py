@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from omegaconf import DictConfig
@@ -19,9 +20,14 @@ class OfflineEngine:
     sequence; it is kept as it is, as in a run."""
 
     def __init__(
-        self, config: DictConfig, paced: PacedConfig, context: TeacherContext, teacher: DictConfig, model: Any
+        self,
+        config: DictConfig,
+        paced: PacedConfig,
+        context_of: Callable[[Mapping[str, Any]], TeacherContext],
+        teacher: DictConfig,
+        model: Any,
     ):
-        self.model_path, self.inference, self.context = teacher.model_path, teacher.inference, context
+        self.model_path, self.inference, self.context_of = teacher.model_path, teacher.inference, context_of
         self.targets, self.response_length = paced.targets, config.actor_rollout_ref.rollout.response_length
         self.prompts = Prompts.of(config, model)
 
@@ -41,7 +47,7 @@ class OfflineEngine:
             temperature=self.targets.temperature, top_p=self.targets.top_p, max_tokens=self.response_length
         )
         while rows := waiting.take(CHUNK):
-            inputs = [TokensPrompt(prompt_token_ids=self.prompts.teacher(row, self.context)) for _, row in rows]
+            inputs = [TokensPrompt(prompt_token_ids=self.prompts.teacher(row, self.context_of(row))) for _, row in rows]
             outputs = engine.generate(inputs, sampling, use_tqdm=False)
             for (prompt, row), output in zip(rows, outputs, strict=True):
                 waiting.settle(prompt, waiting.judged(row, list(output.outputs[0].token_ids)))

@@ -7,6 +7,7 @@ Interrupted, it goes on where it stopped.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,20 +78,27 @@ def _writer(config: DictConfig, paced: PacedConfig, model: Any) -> Writer:
     """The endpoint if there is one, else the teacher's model in the offline engine.
 
     Raises:
-        ConfigError: There are several teachers or contexts, or the context shows what only a run has.
+        ConfigError: There are several teachers, each with its context, or a context shows what only a run has.
     """
-    context, *others = dict.fromkeys(paced.teacher.contexts)
-    if others:
-        raise ConfigError(f"paced.teacher.context={paced.teacher.context}: `paced-verl targets` knows one context.")
-    shown = TeacherContext(context, paced.teacher.solution_key)
-    if shown.needs:
-        raise ConfigError(
-            f"paced.teacher.context={context} shows the teacher a response of the student, which only a run has. Take "
-            "another context, or paced.targets.column."
-        )
+    teacher = paced.teacher
+    contexts = {name: TeacherContext(name, teacher.solution_key) for name in teacher.contexts}
+    if isinstance(teacher.context, dict) and len(contexts) > 1:
+        raise ConfigError(f"paced.teacher.context={teacher.context}: `paced-verl targets` knows one teacher.")
+    for name, context in contexts.items():
+        if context.needs:
+            raise ConfigError(
+                f"paced.teacher.context={name} shows the teacher a response of the student, which only a run has. Take "
+                "another context, or paced.targets.column."
+            )
+
+    def context_of(row: Mapping[str, Any]) -> TeacherContext:
+        if isinstance(teacher.context, dict):
+            return next(iter(contexts.values()))
+        return contexts[teacher.context_of(row.get("data_source"), None)]
+
     if paced.targets.endpoint is not None:
-        return Endpoint(paced.targets, shown, model.tokenizer, config.actor_rollout_ref.rollout.response_length)
+        return Endpoint(paced.targets, context_of, model.tokenizer, config.actor_rollout_ref.rollout.response_length)
     teachers = [teacher for teacher in config.distillation.teacher_models.values() if teacher.get("model_path")]
     if len(teachers) != 1:
         raise ConfigError(f"`paced-verl targets` knows one teacher, distillation.teacher_models has {len(teachers)}.")
-    return OfflineEngine(config, paced, shown, teachers[0], model)
+    return OfflineEngine(config, paced, context_of, teachers[0], model)

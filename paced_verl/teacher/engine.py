@@ -150,11 +150,14 @@ class ReferenceTeacher:
         return self._at_student_positions(data, answers)
 
     def _same_number_everywhere(self, trains: list[bool]) -> list[int]:
-        """The rows that train, and as many others as make every rank compute equally many: FSDP works in step."""
+        """The rows that train, and as many others as make every rank compute equally many, since FSDP works in step, in
+        whole micro-batches where their size is fixed; a row twice where there are not so many."""
         most = torch.tensor(sum(trains), device=get_device_id())
         torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX, group=self.engine.get_data_parallel_group())
         order = sorted(range(len(trains)), key=lambda row: not trains[row])
-        return order[: int(most)]
+        settings = self.worker.engine_config
+        size = 1 if settings.use_dynamic_bsz else settings.infer_micro_batch_size_per_gpu
+        return [order[i % len(order)] for i in range(-(-int(most) // size) * size)]
 
     def _at_student_positions(self, data: TensorDict, answers: dict[int, dict[str, torch.Tensor]]) -> TensorDict:
         prompt_lengths, lengths = data["prompts"].offsets().diff().tolist(), data["responses"].offsets().diff().tolist()

@@ -198,11 +198,14 @@ def _scalar(
     if paced.tokens.select is not None:
         with torch.no_grad():
             weigh = token_weight(paced.tokens.select, paced.tokens.file)
-            factor = weight * weigh(diagnostics, trained, paced.tokens.keep)
+            chosen = weigh(diagnostics, trained, paced.tokens.keep)
+        factor = weight * chosen
     loss = agg_loss(values * factor, mask, config.loss_agg_mode, **global_batch)
 
     # Sums here, divided by the number of trained tokens on the driver: exact whatever the split into micro-batches.
     sums = {"value": values, **diagnostics}
+    if paced.tokens.select is not None:
+        sums["kept"] = (chosen != 0).float()
     metrics = {
         f"{METRIC_PREFIX}/{name}": _global_sum((value.detach() * trained).sum(), data) for name, value in sums.items()
     }

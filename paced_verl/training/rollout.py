@@ -295,12 +295,15 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
         if row.get(fields.SELF):
             assert self.paced.route is not None
             return self.contexts[self.paced.route.context]
-        context = self.paced.teacher.context
-        return self.contexts[context if isinstance(context, str) else context[self._routing_key(row) or ""]]
+        return self.contexts[self.paced.teacher.context_of(_plain(row.get("data_source")), self._routing_key(row))]
 
     def _routing_key(self, row: dict[str, Any]) -> str | None:
-        value: Any = row.get(self.config.distillation.teacher_key)
-        return value.item() if hasattr(value, "item") else value
+        key: str | None = _plain(row.get(self.config.distillation.teacher_key))
+        return key
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value
 
 
 def _in_words(error: Exception) -> str:

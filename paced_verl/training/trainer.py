@@ -49,6 +49,7 @@ from paced_verl.run.outcomes import RefillLimit, Report
 from paced_verl.run.record import record_end, write_record
 from paced_verl.run.state import PacedState
 from paced_verl.run.tokens import Tokens
+from paced_verl.training.alignment import Aligning, aligning
 from paced_verl.training.dataset import NumberedPrompts, capabilities_of
 from paced_verl.training.health import EngineWatch
 from paced_verl.training.loss import BY_CAPABILITY, METRIC_PREFIX, paced_loss
@@ -94,6 +95,8 @@ class PacedTrainer(_Base):
         self._report = Report()
         self._tokens = Tokens()  # since the last step was logged
         self._refills = self._refill_limit()
+        self._aligning: Aligning | None = None
+        self._aligned: dict[str, float] = {}  # after the step
 
     # ------------------------------------------------------------------ set-up
 
@@ -221,6 +224,15 @@ class PacedTrainer(_Base):
             agent_loop_manager=agent_loop_manager,
             replay_buffer=self.replay_buffer,
         )
+        if self.paced.alignment.every_steps is not None:
+            self._aligning = aligning(
+                self.config,
+                self.paced,
+                self.train_dataset,
+                (self.get_llm_client(), self.get_teacher_client()),
+                self._run_folder / "alignment",
+                lambda *tokens: self._tokens.add("alignment", *tokens),
+            )
         loops = {f"Agent-loop worker {i}": worker for i, worker in enumerate(agent_loop_manager.agent_loop_workers)}
         with EngineWatch(self._engines() | loops, self._addresses(), prompt=loops) as watch:
             try:
@@ -302,6 +314,10 @@ class PacedTrainer(_Base):
 
     def on_step_end(self) -> None:
         super().on_step_end()
+        every = self.paced.alignment.every_steps
+        if self._aligning is not None and every is not None and self.global_steps % every == 0:
+            with marked_timer("alignment", self.timing_raw):
+                self._aligned = self._aligning.after(self.global_steps)
         if self.global_steps >= self.total_training_steps:
             self.state.after_run(self.global_steps, partial(self._measure, self.global_steps + 1))
         self._end_in_time()
@@ -452,6 +468,8 @@ class PacedTrainer(_Base):
             metrics[name] = metrics.get(name, 0.0) + amount
         metrics.update(self._tokens.metrics())
         self._tokens = Tokens()
+        metrics.update(self._aligned)
+        self._aligned = {}
 
     # ------------------------------------------------------------------ checkpoints
 

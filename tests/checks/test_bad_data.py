@@ -422,6 +422,55 @@ def test_each_teachers_context_is_asked_of_its_own_rows(folder: Path) -> None:
     assert "the first is row 5" in problem
 
 
+def test_each_data_source_has_its_context_and_only_its_rows_need_what_it_shows(folder: Path) -> None:
+    sources = some("openai/gsm8k", "code", 4, 5, 6)
+    write_data(folder / "sources.parquet", data_source=sources, extra_info=solutions(*some(TEXT, None, 5, 6)))
+    own = [data("sources"), "data.val_files=@unknown_source.parquet", f"{REWARD}.path=@good.py"]
+
+    def problems(named: str, *overrides: str) -> list[str]:
+        return problems_of(folder, *own, f"paced.teacher.context={{{named}}}", *overrides)
+
+    assert problems("data_source:{openai/gsm8k:solution,code:none}") == []
+    assert problems("data_source:{openai/gsm8k:solution},others:answer") == []
+    assert problems("data_source:{code:none},others:solution") == []
+    both = "data.train_files=[@sources.parquet,@good.parquet]"
+    assert problems("data_source:{openai/gsm8k:solution,code:none}", both) == []
+    assert problems("data_source:{openai/gsm8k:solution,code:none}", data("good")) == [
+        "paced.teacher.context.data_source.code: the training data have no such data source; they have openai/gsm8k "
+        "(12 rows)."
+    ]
+    for named in ("{openai/gsm8k:none,code:solution}", "{openai/gsm8k:none},others:solution"):
+        (problem,) = problems(f"data_source:{named}")
+        assert "2 of 12 rows" in problem
+        assert "the first is row 5" in problem
+    (problem,) = problems("data_source:{openai/gsm8k:solution}")
+    assert "names no context for 3 rows of code" in problem
+    assert "openai/gsm8k (9 rows), code (3 rows)" in problem
+    (problem,) = problems("data_source:{open/gsm8k:solution},others:none")
+    assert "paced.teacher.context.data_source.open/gsm8k: the training data have no such data source" in problem
+    assert "Did you mean 'openai/gsm8k'?" in problem
+    (problem,) = problems("data_source:{openai/gsm8k:solution},others:none", data("source_none_some"))
+    assert "have no data_source" in problem, "which of the two such a row is nobody knows"
+    numbers = problems("data_source:{math:none},others:none", data("other_types"))
+    assert "they have 0 (1 rows), 1 (1 rows), 2 (1 rows)" in numbers[0]
+
+
+def test_the_longest_prompts_are_those_of_a_contexts_own_sources(folder: Path) -> None:
+    texts = [TEXT * (40 if i in (4, 5) else 1) for i in range(ROWS)]
+    write_data(folder / "long.parquet", data_source=some("a", "b", 4, 5), extra_info=solutions(*texts))
+    limit = "distillation.teacher_models.teacher_model.inference.max_model_len=100"
+    own = [
+        data("long"),
+        f"{REWARD}.path=@good.py",
+        limit,
+        "paced.teacher.context={data_source:{a:solution},others:none}",
+    ]
+    assert problems_of(folder, *own) == []
+    (problem,) = problems_of(folder, *own[:-1], "paced.teacher.context={data_source:{a:none},others:solution}")
+    assert "max_model_len=100 is too short" in problem
+    assert "paced.teacher.context=solution" in problem
+
+
 @pytest.mark.parametrize(
     ("files", "overrides", "expected"),
     [

@@ -98,7 +98,10 @@ KEYS: dict[str, tuple[str, bool]] = {
     "teacher": (BLOCK, False),
     "teacher.backend": (CHOICE, False),
     "teacher.model": (CHOICE, True),
-    "teacher.context": ("expected the name of a context, the path of a template, or {teacher key: context}", False),
+    "teacher.context": ("expected the name of a context, the path of a template, {teacher key: context}, or ", False),
+    "teacher.context.data_source": ("expected keys with values: {key: value}", False),
+    "teacher.context.data_source.gsm8k": (TEXT, False),
+    "teacher.context.others": (TEXT, True),
     "teacher.solution_key": (TEXT, False),
     "teacher.topk": ("expected a number of tokens from 1 to 1048576, or full", False),
     "teacher.update": (CHOICE, False),
@@ -144,6 +147,7 @@ KEYS: dict[str, tuple[str, bool]] = {
     "alignment.nulls": (LIST, False),
     "alignment.nulls.0": (TEXT, False),
     "alignment.truncated": (CHOICE, False),
+    "alignment.every_steps": (WHOLE, True),
     "alignment.budget": (BLOCK, False),
     "alignment.budget.rollouts": (WHOLE, True),
     "alignment.budget.tokens": (WHOLE, True),
@@ -178,6 +182,7 @@ WRONG_HERE: dict[str, tuple[Any, ...]] = {
     "capability.requirement": (1, True, "x", []),
     "capability.mix": (1, True, "x", []),
     "teacher.topk": (True, False, 0, -1, 1.5, 64.0, "64", "all", "", 10**30, math.nan, [], {"a": 1}, None),
+    "teacher.context.data_source": (1, True, "x", "none", [], None),
     "teacher.context": (1, True, "", " ", [], ["solution"], {}, {"a": 1}, {"a": ""}, {1: "solution"}, {"": "none"}),
 }
 
@@ -187,6 +192,8 @@ def block_with(key: str, value: Any) -> dict[str, Any]:
     block: dict[str, Any] = {"schedule": [copy.deepcopy(STAGE)]}
     if key.startswith("targets.endpoint."):
         block["targets"] = {"endpoint": dict(ENDPOINT)}
+    if key.startswith("teacher.context."):
+        block["teacher"] = {"context": {"data_source": {"gsm8k": "none"}}}
     if key.startswith("weight.prior."):
         block["weight"] = {"estimate": "posterior", "prior": [1.0, 1.0]}
     if key.startswith("alignment.") and key.endswith(".0"):
@@ -262,7 +269,8 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 
 def test_no_key_is_left_out_here() -> None:
     lists = {f"alignment.{name}.0" for name in ("divergence", "contexts", "nulls")}
-    below = {"schedule.0", "schedule.0.parameters.beta", "weight.prior.0", *lists}
+    of_a_source = "teacher.context.data_source.gsm8k"
+    below = {"schedule.0", "schedule.0.parameters.beta", "weight.prior.0", of_a_source, *lists}
     assert set(KEYS) - below == set(names(PacedConfig))
     assert set(ADVANTAGE_KEYS) - {"prior.0"} == set(names(AdvantageConfig))
 
@@ -344,6 +352,19 @@ def test_no_number_is_infinite_or_none(key: str, value: float) -> None:
         ("schedule", [], "expected a list of 1 or more"),
         ("schedule", None, LIST),
         ("teacher.contxt", "solution", "Did you mean 'context'?"),
+        ("teacher.context.data_source", {}, "expected keys with values, one at least"),
+        ("teacher.context.data_source", {"gsm8k": "solutions"}, "there is no such file"),
+        ("teacher.context.data_source", {"gsm8k": "two_rollouts"}, "only `paced-verl align` has"),
+        ("teacher.context.data_source", {1: "solution"}, "expected text"),
+        ("teacher.context.data_source", {" ": "solution"}, "expected text, not nothing"),
+        ("teacher.context.others", "", BLANK),
+        ("teacher.context.others", "two_rollouts", "only `paced-verl align` has"),
+        (
+            "teacher.context.other",
+            "none",
+            "paced.teacher.context.other is not a key that anything reads. Did you mean 'others'?",
+        ),
+        ("teacher.context", {"others": "none", "gsm8k": "solutions"}, "there is no such file"),
         ("teacher.ema_decay", 1, "less than 1"),
         ("teacher.ema_decay", -0.1, "greater than or equal to 0"),
         ("teacher.every_steps", 0, "greater than or equal to 1"),
@@ -380,6 +401,8 @@ def test_no_number_is_infinite_or_none(key: str, value: float) -> None:
         ("route", {"mastered": 0.1, "hopeless": 0.5}, "hopeless=0.5 must be below mastered=0.1"),
         ("route.context", "none", "hopeless prompts need more"),
         ("route.context", "solutions", "there is no such file"),
+        ("alignment.every_steps", 0, "greater than or equal to 1"),
+        ("alignment.every_steps", 4, "it needs budget.rollouts, such as 1000"),
         ("zzz", [], "Choose from: weight, pass_rate"),
         ("shedule", [], "Did you mean 'schedule'?"),
     ],
@@ -474,8 +497,12 @@ def test_a_template_that_is_no_file(tmp_path: Path, context: str) -> None:
         ("schedule.0.coef", {"from": 1, "to": 0}),
         ("schedule.0.lr_factor", 1),
         ("teacher.context", {"math": "solution", "code": "none"}),
+        ("teacher.context", {"data_source": {"openai/gsm8k": "solution", "code.v1": "none"}}),
+        ("teacher.context", {"data_source": {"gsm8k": "solution"}, "others": "none"}),
+        ("teacher.context", {"others": "solution", "code": "none"}),
         ("targets.endpoint", ENDPOINT | {"timeout": 5, "parameters": {"max_tokens": None, "seed": 3}}),
         ("route", {}),
+        ("alignment", {"every_steps": 4, "budget": {"rollouts": 500}}),
     ],
 )
 def test_what_is_right_is_taken(key: str, value: Any) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from paced_verl.alignment.nodes import FEATURES
 from paced_verl.teacher.context import TeacherContext
 from tests.e2e.harness import Launched, Workplace
 
@@ -53,7 +58,8 @@ def test_a_moving_average_of_the_student_in_the_trainer_on_two_ranks_goes_on_aft
 
 
 def test_the_whole_vocabulary_with_divergences_of_every_kind(workplace: Workplace) -> None:
-    """A teacher in the trainer that takes the student's weights every 2 steps; no packing, fixed micro-batches."""
+    """A teacher in the trainer that takes the student's weights every 2 steps; no packing, fixed micro-batches. Correct
+    responses train nothing, and of the others the half that a fitted predictor takes for aligned."""
     schedule = (
         "paced.schedule=[{until:1,divergence:jsd,parameters:{beta:0.3},responses:student},"
         "{until:2,divergence:akl,responses:student},"
@@ -61,7 +67,12 @@ def test_the_whole_vocabulary_with_divergences_of_every_kind(workplace: Workplac
     )
     template = workplace.folder / "context.jinja"
     template.write_text(TEMPLATE)
+    predictor = fitted_predictor(workplace.folder)
     launched = workplace.launch(
+        "paced.weight.outcome={correct:0.0,wrong:0.5}",
+        "paced.tokens.select=aligned",
+        f"paced.tokens.file={predictor}",
+        "paced.tokens.keep=0.5",
         f"distillation.teacher_models.teacher_model.model_path={workplace.models}/student",
         schedule,
         "paced.teacher.backend=reference",
@@ -91,13 +102,50 @@ def test_the_whole_vocabulary_with_divergences_of_every_kind(workplace: Workplac
     assert sorted(workplace.run().pass_rates) == [0, 3]
     assert launched.log.count("the teacher takes the student's weights") >= 2
 
+    run, tokenizer = workplace.run(), AutoTokenizer.from_pretrained(workplace.models / "student")
+    failed = 0
+    for step in range(1, 6):
+        rollouts = workplace.rollouts(step)
+        wrong = [rollout for rollout in rollouts if rollout["score"] < 0.5]
+        assert run.series("paced/teacher/skipped_rows")[step] == len(rollouts) - len(wrong)
+        failed += len(wrong)
+        # The end of a response is not in its text; one that was cut off has none.
+        lengths = [len(tokenizer.encode(rollout["output"])) for rollout in wrong]
+        lengths = [length + (length < 32) for length in lengths]
+        assert run.series("paced/divergence/tokens")[step] == pytest.approx(sum(lengths), rel=0.02), (
+            "of the wrong alone"
+        )
+        kept = sum(-(-length // 2) for length in lengths) / sum(lengths)
+        assert run.series("paced/divergence/kept")[step] == pytest.approx(kept, abs=0.02)
+    assert 0 < failed < 5 * 16, "otherwise nothing is seen here"
+
+
+def fitted_predictor(folder: Path) -> Path:
+    """What ``paced-verl align fit`` makes of a measurement, here of one with planted signs."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {"teacher": "t", "divergence": "reverse_kl", "question": i // 20, "position": i % 20}
+        | dict.fromkeys(FEATURES, 0.0)
+        | {"reverse_kl": kl, "dot": kl - 0.5 + 0.1 * rng.normal()}
+        for i, kl in enumerate(rng.uniform(size=300))
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "scores.parquet")
+    command = [sys.executable, "-m", "paced_verl.cli", "align", "fit", str(folder), "--out", f"{folder}/aligned.json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "300 nodes of 15 questions" in done.stdout
+    return folder / "aligned.json"
+
 
 def test_the_students_own_servers_under_its_own_correct_rollout(workplace: Workplace) -> None:
-    """Current weights as the teacher, a sibling's correct response as the context, groups that weigh themselves."""
+    """Current weights as the teacher, groups that weigh themselves. The context goes by data source: a sibling's
+    correct response, or the answer, which is always there."""
+    data, (_, sources) = two_sources(workplace, every=4)
     launched = workplace.launch(
+        f"data.train_files={data}",
         ONE_STAGE % "forward_kl",
         "paced.teacher.backend=student",
-        "paced.teacher.context=rollout",
+        "paced.teacher.context={data_source:{source_1:answer},others:rollout}",
         "paced.teacher.topk=24",
         "paced.weight.source=group",
         "paced.pass_rate.refresh=never",
@@ -111,9 +159,14 @@ def test_the_students_own_servers_under_its_own_correct_rollout(workplace: Workp
     saved = [run.series("paced/teacher/tokens_saved")[step] for step in (1, 2, 3)]
     assert all((tokens > 0) == (skipped > 0) for tokens, skipped in zip(saved, rows, strict=True))
     assert sum(seen["paced/teacher/tokens"]) > 0
-    alone = [without_a_correct_sibling(workplace.rollouts(step)) for step in (1, 2, 3)]
+    shown_a_rollout = [
+        [rollout for rollout in workplace.rollouts(step) if sources[workplace.row_of(rollout["input"])] == "source_0"]
+        for step in (1, 2, 3)
+    ]
+    alone = [without_a_correct_sibling(rollouts) for rollouts in shown_a_rollout]
     assert seen["paced/teacher/no_context"] == alone
-    assert 0 < sum(alone) < 3 * 32, "otherwise nothing is seen here"
+    everyone = sum(without_a_correct_sibling(workplace.rollouts(step)) for step in (1, 2, 3))
+    assert 0 < sum(alone) < everyone, "otherwise nothing is seen here"
 
 
 def without_a_correct_sibling(rollouts: list[dict]) -> int:
@@ -124,12 +177,9 @@ def without_a_correct_sibling(rollouts: list[dict]) -> int:
 
 def test_two_teachers_each_with_its_own_context(workplace: Workplace) -> None:
     """Rows are routed by a column: seven of eight to a teacher that sees the answer, the others to one that knows
-    nothing: it finds all tokens equally likely, so that its top-k hold k/V of the probability."""
-    data = workplace.folder / "two_sources.parquet"
-    rows = pq.read_table(workplace.models / "data" / "train.parquet")
-    sources = [f"source_{int(i % 8 == 0)}" for i in range(rows.num_rows)]
-    index = rows.schema.get_field_index("data_source")
-    pq.write_table(rows.set_column(index, "data_source", [sources]), data)
+    nothing: it finds all tokens equally likely, so that its top-k hold k/V of the probability. Where both point is
+    measured after the last step."""
+    data, (rows, _) = two_sources(workplace, every=8)
     ignorant = ignorant_teacher(workplace.models / "teacher", workplace.folder / "ignorant")
     launched = workplace.launch(
         f"data.train_files={data}",
@@ -145,9 +195,16 @@ def test_two_teachers_each_with_its_own_context(workplace: Workplace) -> None:
         "paced.teacher.context={source_0:answer,source_1:none}",
         "paced.weight.kernel=uniform",
         "paced.pass_rate.refresh=start",
+        "paced.alignment.every_steps=2",
+        "paced.alignment.questions=4",
+        "paced.alignment.rollouts=12",
+        "paced.alignment.nodes=5",
+        "paced.alignment.visits=8",
+        "paced.alignment.budget.rollouts=400",
         steps=2,
     )
     seen = trains(launched, workplace, 2)
+    is_aligned_after_step_2(workplace)
 
     tokenizer = AutoTokenizer.from_pretrained(workplace.models / "student")
     problems = {row["prompt"][-1]["content"]: row for row in rows.to_pylist()}
@@ -166,6 +223,54 @@ def test_two_teachers_each_with_its_own_context(workplace: Workplace) -> None:
         assert seen["paced/teacher/tokens"][step - 1] == pytest.approx(read, rel=0.02), "each saw its own context"
         tail = seen["paced/divergence/tail_mass"][step - 1]
         assert tail == pytest.approx(outside * by_ignorant / trained, abs=0.05), "each scored its own rows"
+
+
+def two_sources(workplace: Workplace, every: int) -> tuple[Path, tuple[pa.Table, list[str]]]:
+    """The training data, one row of so many from source_1, the others from source_0: file, rows and sources."""
+    data = workplace.folder / "two_sources.parquet"
+    rows = pq.read_table(workplace.models / "data" / "train.parquet")
+    sources = [f"source_{int(i % every == 0)}" for i in range(rows.num_rows)]
+    index = rows.schema.get_field_index("data_source")
+    pq.write_table(rows.set_column(index, "data_source", [sources]), data)
+    return data, (rows, sources)
+
+
+def is_aligned_after_step_2(workplace: Workplace) -> None:
+    """It was measured then and not before, with the weights of the checkpoint, and each teacher by its own server."""
+    run, folder = workplace.run(), workplace.checkpoints / "paced" / "alignment" / "step_2"
+    numbers = json.loads((folder / "alignment.json").read_text())
+    found = {(one["teacher"], one["divergence"]): one["aggregate"]["value"] for one in numbers["teachers"]}
+    for teacher in ("a/none", "b/none"):
+        logged = run.series(f"paced/alignment/{teacher}/forward_kl/cosine")
+        assert logged == {2: found[teacher, "forward_kl"]}
+    total = numbers["rollouts"]["free"] + numbers["rollouts"]["forced"]
+    assert run.series("paced/alignment/rollouts") == {2: total}
+    assert numbers["rollouts"]["free"] == 48
+    generated = run.series("paced/tokens/alignment/generated")
+    assert generated[1] == 0
+    assert generated[2] > numbers["tokens"]["generated"], "one more for each response that is scored"
+
+    tokens = pq.read_table(folder / "tokens.parquet").to_pylist()
+    ignorant = [row["q"]["b/none"] for row in tokens]
+    assert ignorant == pytest.approx([np.mean(ignorant)] * len(tokens), rel=1e-3)
+    assert np.std([row["q"]["a/none"] for row in tokens]) > 0.05
+
+    student = workplace.models / "student"
+    tokenizer, before = AutoTokenizer.from_pretrained(student), AutoModelForCausalLM.from_pretrained(student)
+    shard = workplace.checkpoints / "global_step_2" / "actor" / "model_world_size_1_rank_0.pt"
+    after, weights = AutoModelForCausalLM.from_pretrained(student), torch.load(shard, weights_only=False)
+    after.load_state_dict({name: getattr(value, "_local_tensor", value) for name, value in weights.items()})
+    data = pq.read_table(workplace.models / "data" / "train.parquet").to_pylist()
+    errors: dict[str, list[float]] = {"before": [], "after": []}
+    for row in tokens:
+        prompt = data[numbers["questions"][row["question"]]["prompt"]]["prompt"]
+        ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True)["input_ids"]
+        ids = torch.tensor([[*ids, *tokenizer.encode(row["before"], add_special_tokens=False)]])
+        for name, model in (("before", before), ("after", after)):
+            with torch.no_grad():
+                said = model(ids).logits[0, -1, : len(tokenizer)].float().softmax(-1)[row["token"]]
+            errors[name].append(abs(float(said) - row["p"]))
+    assert max(errors["after"]) < 1e-3 < max(errors["before"])
 
 
 def ignorant_teacher(teacher: Path, folder: Path) -> Path:

@@ -16,10 +16,11 @@ from paced_verl.alignment.ideal import ideal_gradient
 from paced_verl.alignment.nodes import on_support, stacked
 from paced_verl.alignment.result import measured
 from paced_verl.alignment.tree import FREE
-from paced_verl.config import AlignmentConfig
+from paced_verl.checks.models import Limit
+from paced_verl.config import AlignmentConfig, ConfigError
 from paced_verl.errors import PacedError
+from paced_verl.forcing import lengths, tables
 from paced_verl.forcing import run as runs
-from paced_verl.forcing import tables
 from paced_verl.forcing.ask import Policy, Student
 from paced_verl.forcing.questions import STUDENT, Question, Teacher, teachers
 from paced_verl.forcing.run import Measurement, Scoring
@@ -198,10 +199,71 @@ def test_it_stops_where_the_budget_or_the_interval_says(tmp_path: Path) -> None:
 
 def test_who_teaches() -> None:
     contexts = [TeacherContext(name) for name in ("none", "solution")]
-    assert [t.name for t in teachers(["big"], contexts)] == ["big/none", "big/solution", f"{STUDENT}/solution"]
-    assert [t.key for t in teachers(["big"], contexts)] == ["big", "big", None]
+    limits: Any = {"big": Limit("big.max_model_len", 9), None: Limit("max_model_len", 7)}
+    found = teachers({"big": "math"}, contexts, limits)
+    assert [t.name for t in found] == ["big/none", "big/solution", f"{STUDENT}/solution"]
+    assert [t.key for t in found] == ["math", "math", None], "verl routes by key, results go by name"
+    assert [t.limit.tokens for t in found] == [9, 9, 7]
     with pytest.raises(PacedError, match="no teacher of itself"):
-        teachers([], contexts[:1])
+        teachers({}, contexts[:1], limits)
+
+
+class LongPrompt(SamePrompt):
+    """Of question i: i tokens of context, and the prompt."""
+
+    def teacher(self, row: Any, context: TeacherContext, shown: Any = None) -> list[int]:
+        return [*[100 + row["index"]] * row["index"], *super().teacher(row, context)]
+
+
+class Noting(Table):
+    """A teacher that reads no more than 8 tokens, one of its own among them, and knows its context from its prompt."""
+
+    async def top_k(self, sequence_ids: list[int], media: Any, key: str | None) -> tuple[torch.Tensor, torch.Tensor]:
+        assert len(sequence_ids) + 1 <= 8, "no server would have read that"
+        context = sum(token >= 100 for token in sequence_ids) - 1
+        ids, log_probs = await super().top_k(sequence_ids[context:], media, key)
+        return torch.cat([ids[:context], ids]), torch.cat([log_probs[:context], log_probs])
+
+
+def test_what_does_not_fit_is_left_out_and_counted_and_said_before(tmp_path: Path) -> None:
+    """Prompts have 1 to 6 tokens, responses 4 with their end: from question 3 on no server of 8 tokens reads both."""
+    short = Teacher("model/none", "model", TeacherContext("none"), Limit("teacher.max_model_len", 8))
+    one = measurement(tmp_path, rollouts=12, nodes=4, visits=8)
+    one.scoring = Scoring([short], {None: one.student.servers, "model": Noting(TEACHERS)}, LongPrompt(), "solution")
+    nodes = asyncio.run(one.run(lambda _: None))
+    kept = one.store.nodes()
+    assert kept is not None
+    counted = tables.unasked(kept, ["model/none"])
+    assert counted == [{"teacher": "model/none", "reason": lengths.TOO_LONG, "nodes": 12, "questions": 3}]
+    assert {node.question for node in nodes if node.unasked[0]} == {3, 4, 5}
+    (scored,) = one.aligned(nodes)
+    assert {int(question) for question in scored.scores.question} == {0, 1, 2}
+
+    unlimited = Teacher("model/free", "model", TeacherContext("none"))
+    (found,) = lengths.too_long(one.questions, [short, unlimited], LongPrompt(), L + 1, "solution")
+    assert (found.questions, found.of, found.hopeless, found.longest) == (3, 6, 0, 6 + L + 1 + 1)
+    assert "3 of 6 questions can need up to 11 tokens, and its server reads 8 (teacher.max_model_len)" in str(found)
+
+
+def test_rollouts_that_are_shown_may_be_as_long_as_responses() -> None:
+    questions = [Question(i, {"index": i, "extra_info": {"solution": "x"}}, (100 + i,), 0.5) for i in range(6)]
+    limit = Limit("key", 12)
+    two = Teacher("model/two_rollouts", "model", TeacherContext("two_rollouts"), limit)
+    (found,) = lengths.too_long(questions, [two], LongPrompt(), 3, "solution")
+    assert (found.questions, found.longest) == (4, 6 + 3 * 3 + 1), "1 to 6 of the prompt, 3 × 3, and 1"
+    other = Teacher("model/other", "model", TeacherContext("other"), limit)
+    assert lengths.too_long(questions, [other], LongPrompt(), 3, "solution") == [], "its length is known"
+
+
+def test_a_teacher_that_can_read_no_question_and_a_student_that_cannot_read_its_own_response_are_refused() -> None:
+    questions = [Question(i, {"index": i}, (1, 2, 3), 0.5) for i in range(3)]
+    deaf = Teacher("model/none", "model", TeacherContext("none"), Limit("teacher.max_model_len", 2))
+    with pytest.raises(ConfigError, match=r"teacher.max_model_len=2: no question fits under model/none.* 8 or more"):
+        lengths.too_long(questions, [deaf], LongPrompt(), 4, "solution")
+    lengths.refuse_long_for_student(questions, Limit("max_model_len", 8), 4)
+    lengths.refuse_long_for_student(questions, None, 4)
+    with pytest.raises(ConfigError, match=r"max_model_len=7: 3 of 3 questions can need 8 tokens.*Set it to 8 or more"):
+        lengths.refuse_long_for_student(questions, Limit("max_model_len", 7), 4)
 
 
 def test_what_it_leaves_adds_up_and_the_page_shows_it(done: Any, tmp_path: Path) -> None:

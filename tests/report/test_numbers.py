@@ -146,7 +146,13 @@ def test_tokens_add_up_by_kind_and_over_the_steps() -> None:
         "paced/tokens/validation/prompt": 20,
     }
     assert ALL.cumulative(run) == {0: 0, 1: 15, 2: 20}, "validation is not in it"
-    assert token_shares(by_kind(run)) == {"student": 1 / 8, "estimate": 1 / 10, "teacher": 11 / 40, "validation": 1 / 2}
+    assert token_shares(by_kind(run)) == {
+        "student": 1 / 8,
+        "estimate": 1 / 10,
+        "teacher": 11 / 40,
+        "validation": 1 / 2,
+        "alignment": 0,
+    }
 
 
 def test_runs_that_count_differently_are_compared_by_what_both_have() -> None:

@@ -144,7 +144,9 @@ class Desk:
         self.paced = PacedConfig.parse({"schedule": STAGES, "targets": targets})
         self.tokenizer, self.store, self.file = word_tokenizer(), TargetStore(), file
         self.rows, self.reward = [row_of(i) for i in range(rows)], reward
-        self.endpoint = Endpoint(self.paced.targets, TeacherContext(context), self.tokenizer, RESPONSE_LENGTH)
+        self.endpoint = Endpoint(
+            self.paced.targets, lambda row: TeacherContext(context), self.tokenizer, RESPONSE_LENGTH
+        )
 
     def write(self) -> dict[str, float]:
         rows = range(len(self.rows))

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
@@ -251,6 +252,23 @@ def test_a_run_takes_what_is_stored_then_the_column_and_no_blank(folder: Path) -
     assert taken == [[9], ids, ids, None, None, []]
     assert store[1] == Target(tuple(ids), "problem is", None, prompt_hash(prompts[1]))
     assert 3 not in store
+
+
+def test_each_data_source_is_asked_under_its_context(folder: Path, file: Path) -> None:
+    def respond(question: str, attempt: int) -> Any:
+        return reply("is 2" if question.count("problem") > 1 else "is 1")
+
+    table = pq.read_table(folder / "train.parquet")
+    sources = pa.array(["code" if i == 3 else "math" for i in range(ROWS)])
+    place = table.schema.get_field_index("data_source")
+    data = folder / "two_sources.parquet"
+    pq.write_table(table.set_column(place, "data_source", sources), data)
+    context = "paced.teacher.context={data_source:{code:none},others:answer}"
+    with serving(respond) as server:
+        targets(folder, f"data.train_files={data}", context, f"paced.targets.file={file}", *endpoint(server))
+    store = TargetStore()
+    store.load(file)
+    assert [store[i].response for i in range(ROWS)] == ["is 1" if i == 3 else "is 2" for i in range(ROWS)]
 
 
 def test_what_cannot_be_written_ahead_says_so(folder: Path, file: Path) -> None:

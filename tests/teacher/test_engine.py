@@ -127,6 +127,22 @@ def test_top_k_at_the_positions_of_the_student(folder: Path, remove_padding: boo
     assert torch.allclose(log_probs[1].exp().sum(-1) + tail[1].exp(), torch.ones(len(log_probs[1])))
 
 
+@pytest.mark.parametrize("weights", [[0.5, 0.0, 0.0], [0.0, 1.0, 1.0], [1.0, 1.0, 0.2]])
+def test_fixed_micro_batches_are_whole_whatever_trains(folder: Path, weights: list[float]) -> None:
+    """verl refuses a number of rows that its size of micro-batches, 2, does not divide."""
+    ref = "actor_rollout_ref.ref.log_prob"
+    config = config_of(folder, f"{ref}_use_dynamic_bsz=False", f"{ref}_micro_batch_size_per_gpu=2")
+    teacher = ReferenceTeacher(config, f"{folder}/teacher", TOPK)
+    answer = teacher.answer(batch(weights))
+    assert answer is not None
+    for row, weight in enumerate(weights):
+        ids = at_response(answer["teacher_ids"].unbind()[row], row)
+        ours = at_response(answer["teacher_logprobs"].unbind()[row], row)
+        if weight:
+            expected = log_probs_alone(folder / "teacher", row).gather(1, ids.long())
+            torch.testing.assert_close(ours.double(), expected, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("largest", [0.0, 27.0, 88.0])
 def test_the_tail_is_exact_whatever_the_size_of_the_logits(dtype: torch.dtype, largest: float) -> None:

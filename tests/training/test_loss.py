@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 from dataclasses import replace
@@ -14,6 +15,7 @@ import torch.multiprocessing as mp
 from verl.trainer.distillation.losses import distillation_ppo_loss
 from verl.utils.ulysses import set_ulysses_sequence_parallel_group
 
+from paced_verl import fields
 from paced_verl.config import PacedConfig
 from paced_verl.pacing.schedule import Schedule
 from paced_verl.training.loss import paced_loss
@@ -271,6 +273,30 @@ def test_selected_tokens_are_the_same_whatever_the_micro_batches(mode: str) -> N
     for other in gradients[1:]:
         torch.testing.assert_close(gradients[0], other)
     assert not torch.allclose(gradients[0], gradient(whole)), "half of the tokens train differently from all"
+
+
+@pytest.mark.parametrize(("tokens", "kept"), [({}, None), ({"select": "tip", "keep": 0.3}, 0.3)])
+def test_the_share_that_a_selection_keeps_is_told_and_only_where_there_is_one(tokens: dict, kept: float | None) -> None:
+    rows, totals = make_rows(8), {"kept": 0.0, "tokens": 0.0}
+    student = Student()
+    loss_fn = partial(
+        paced_loss, config=actor_config("token-mean"), distillation_config=distillation_config(),
+        paced=_paced(tokens=tokens), schedule=SCHEDULE,
+    )  # fmt: skip
+    lengths: list[int] = []
+    for i in range(0, 8, 3):
+        data = micro_batch(rows[i : i + 3], rows)
+        _, metrics = call(loss_fn, student(data["input_ids"].values()), data)
+        assert ("paced/divergence/kept" in metrics) == (kept is not None)
+        weighs = fields.per_row(data[fields.WEIGHT]).view(-1) != 0
+        masks = data["response_mask"].to_padded_tensor(0).bool() & weighs[:, None]
+        lengths += masks.sum(1).tolist()
+        for name in totals:
+            if f"paced/divergence/{name}" in metrics:
+                totals[name] += float(metrics[f"paced/divergence/{name}"].aggregate())
+    if kept is not None:
+        assert totals["tokens"] == sum(lengths)
+        assert totals["kept"] == sum(math.ceil(kept * length - 1e-9) for length in lengths)
 
 
 def _sequence_parallel(rank: int, port: int, rows: list[Row], results: mp.SimpleQueue) -> None:

@@ -8,6 +8,7 @@ from collections import defaultdict
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 import torch
@@ -15,6 +16,7 @@ from omegaconf import OmegaConf
 from verl.trainer.ppo.v1 import replay_buffer
 
 from paced_verl import fields
+from paced_verl.config import ConfigError, TeacherConfig
 from paced_verl.config.pacing import OutcomeConfig
 from paced_verl.run.group import Group, Scored
 from paced_verl.run.outcomes import Outcome, Report
@@ -45,7 +47,7 @@ def worker(filters: bool, teacher: Teacher, student: Teacher | None = None) -> P
     made = PacedAgentLoopWorker.__new__(PacedAgentLoopWorker)
     made.paced = SimpleNamespace(
         pass_rate=SimpleNamespace(threshold=0.5),
-        teacher=SimpleNamespace(context="none", topk=1),
+        teacher=TeacherConfig(topk=1),
         route=SimpleNamespace(context="none"),
         weight=SimpleNamespace(outcome=None),
         schedule=[SimpleNamespace(responses="student"), SimpleNamespace(responses="teacher")],
@@ -236,3 +238,17 @@ def test_an_error_of_another_process_is_said_in_its_own_words() -> None:
     error = ray.exceptions.RayTaskError("compute_score", "a long way", ValueError("no such answer"))
     assert _in_words(error.as_instanceof_cause()) == "ValueError: no such answer"
     assert _in_words(KeyError("x")) == "KeyError: 'x'"
+
+
+def test_a_row_is_taught_under_the_context_of_its_data_source() -> None:
+    made = worker(filters=False, teacher=Teacher())
+    made.paced.teacher = TeacherConfig(context={"data_source": {"math": "solution"}, "others": "answer"})
+    made.contexts = {name: TeacherContext(name) for name in made.paced.teacher.contexts}
+    row = {fields.SELF: False}
+    assert made._context({**row, "data_source": "math"}).name == "solution"
+    assert made._context({**row, "data_source": np.str_("code")}).name == "answer"
+    made.paced.teacher = TeacherConfig(context={"data_source": {"math": "solution"}})
+    with pytest.raises(ConfigError, match=r"no context for rows of data_source=code, only for math"):
+        made._context({**row, "data_source": "code"})
+    made.paced.teacher = TeacherConfig(context={"math": "solution", "code": "answer"})
+    assert made._context({**row, "data_source": "code"}).name == "answer", "there the column names a teacher"
