@@ -13,7 +13,7 @@ from verl.workers.rollout.replica import TokenOutput
 
 from paced_verl import fields
 from paced_verl.run.outcomes import Report
-from paced_verl.run.tokens import Tokens
+from paced_verl.run.tokens import KINDS, Tokens
 from paced_verl.teacher.protocol import Media
 from paced_verl.teacher.servers import StudentServers
 from paced_verl.training.counting import count_tokens
@@ -112,7 +112,7 @@ def test_sums_of_workers_add_up_and_name_every_kind() -> None:
     other.tokens.add("teacher", 10, 1)
     report.add([pickle.loads(pickle.dumps(other))])
     metrics = report.tokens.metrics()
-    assert len(metrics) == 8
+    assert len(metrics) == 2 * len(KINDS)
     assert {name: value for name, value in metrics.items() if value} == {
         "paced/tokens/student/prompt": 4.0,
         "paced/tokens/student/generated": 3.0,
