@@ -1,0 +1,87 @@
+"""``paced.capability`` as strangers write it: one sentence before Ray, with the key, or none at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from paced_verl.checks import check
+from paced_verl.config import ConfigError
+from tests.checks.test_checks import ROWS, config_of, write_data, write_model
+
+SOURCES = ["maths", "code", "words"] * (ROWS // 3)
+RIGHT = {"column": "skill", "every_steps": "8", "probe": "{prompts: 2, samples: 2}"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("capability")
+    extra = [{"index": i, "solution": "two", "level": i % 2} for i in range(ROWS)]
+    write_data(folder / "train.parquet", skill=SOURCES, extra_info=extra)
+    for name in ("student", "teacher"):
+        write_model(folder / name, ["problem", "two", "and"])
+    return folder
+
+
+def refused(folder: Path, *overrides: str, **block: str) -> str:
+    written = ", ".join(f"{key}: {value}" for key, value in (RIGHT | block).items())
+    with pytest.raises(ConfigError) as error:
+        check(config_of(folder, f"paced.capability={{{written}}}", *overrides))
+    return str(error.value)
+
+
+def test_what_is_right_passes(folder: Path) -> None:
+    for block in ("{column: skill, every_steps: 8, probe: {prompts: 2, samples: 2}}", "{policy: uniform, probe: null}"):
+        paced, _ = check(config_of(folder, f"paced.capability={block}"))
+        assert paced.capability is not None
+    nested = (
+        "{column: extra_info.level, match: {easy: [0], hard: [1]}, every_steps: 8, probe: {prompts: 2, samples: 2}}"
+    )
+    check(config_of(folder, f"paced.capability={nested}"))
+
+
+@pytest.mark.parametrize(
+    ("block", "words"),
+    [
+        ({"requirement": "{maths: 0.5, cod: 0.5}"}, "no capability 'cod'. Did you mean 'code'"),
+        ({"requirement": "{maths: 0.5, code: 0.3}"}, "requirement must add up to 1, but adds up to 0.8"),
+        ({"policy": "gain"}, "gain"),
+        ({"policy": "fixed"}, "policy: fixed needs mix"),
+        ({"mix": "{maths: 1.0}"}, "mix goes with policy: fixed"),
+        ({"policy": "fixed", "mix": "{music: 1.0}"}, "no capability 'music'"),
+        ({"column": "subject"}, "the column subject has 0 values"),
+        ({"match": "{maths: [maths], other: [code]}"}, "4 of 12 training prompts match no capability"),
+        ({"match": "{a: [maths, code], b: [words, code]}"}, "both match 'code'"),
+        ({"probe": "{prompts: 4, samples: 1}"}, "has 4 training prompts, and one at least must be left"),
+        (
+            {"every_steps": "2"},
+            "12 responses a decision, beside 16 that train in every_steps=2 steps: more than a quarter",
+        ),
+        ({"budget": "1000"}, "8 steps of 8 rows, one decision, may train on 2048 tokens"),
+        ({"probe": "null"}, "policy: gains decides by what probes say"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_sentence(folder: Path, block: dict[str, str], words: str) -> None:
+    message = refused(folder, **block)
+    assert message.startswith("paced")
+    assert words in message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("paced.pass_rate.refresh=draw",), "set refresh: start, stage or every"),
+        (
+            ("paced.weight.source=group", "paced.weight.estimate=posterior", "paced.weight.prior=[1,1]"),
+            "each capability has its own",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_with_it_are_named(folder: Path, overrides: tuple[str, ...], words: str) -> None:
+    assert words in refused(folder, *overrides)
+
+
+def test_a_budget_counts_whole_steps(folder: Path) -> None:
+    message = refused(folder, "trainer.v1.trainer_mode=paced_colocate_async", budget="100000")
+    assert "Use paced_sync, or no budget" in message
