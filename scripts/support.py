@@ -61,8 +61,8 @@ VERL_KEYS = [
 ]
 """Settings of verl that decide which code of ours runs."""
 
-UNREAD = "alignment."
-"""Of the block, but of no run."""
+UNREAD, BUT = "alignment.", "alignment.every_steps"
+"""Of the block, but of no run; but for the key that has a run measure."""
 
 MUST = {
     "trainer.v1.trainer_mode": set(TRAINER_MODES),
@@ -108,7 +108,7 @@ def values_of(overrides: list[str], group: str) -> dict[str, list[str]]:
     values = {
         f"{prefix}{name}": [shown(name, value)]
         for name, value in flat(block)
-        if name != "schedule" and not name.startswith(UNREAD)
+        if name == BUT or (name != "schedule" and not name.startswith(UNREAD))
     }
     for stage in block.get("schedule", []):
         for name in StageConfig.model_fields:

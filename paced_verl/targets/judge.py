@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +26,7 @@ class Judge:
     threshold: float
 
     def __call__(self, row: Mapping[str, Any], token_ids: Sequence[int]) -> tuple[str, bool]:
-        """The text of a response, and whether it is correct. May run in any thread.
+        """The text of a response, and whether it is correct. May run in any thread that runs no event loop.
 
         Args:
             row: Of verl's data set.
@@ -37,5 +39,11 @@ class Judge:
             ground_truth=row["reward_model"]["ground_truth"],
             extra_info=row["extra_info"],
         )
+        if inspect.isawaitable(result):
+            result = asyncio.run(_awaited(result))
         score, extra = (result["score"], result) if isinstance(result, Mapping) else (result, {})
         return response, is_correct(score, extra, self.threshold)
+
+
+async def _awaited(result: Awaitable[Any]) -> Any:
+    return await result
