@@ -10,7 +10,9 @@ import pytest
 from paced_verl.launch.hydra import compose
 
 ROOT = Path(__file__).resolve().parents[1]
-OVERRIDE = re.compile(r"(?<![\w/.])((?:\+\+|\+|~)?[a-z_]\w*(?:\.\w+)+=(?:\{[^}]*\}|\[[^\]]*\]|[^\s`,;|)]+))")
+OVERRIDE = re.compile(
+    r"(?<![\w/.])((?:\+\+|\+|~)?[a-z_]\w*(?:\.\w+)+=(?:\{(?:[^{}]|\{[^{}]*\})*\}|\[[^\]]*\]|[^\s`,;|)]+))"
+)
 FILES = [
     path
     for pattern in (
@@ -38,7 +40,10 @@ def quoted(text: str) -> list[list[str]]:
 
 
 def test_overrides_are_found() -> None:
-    assert quoted("`a.b=1`, then `+a.c={d: 1, e: 2}` and a.b=2.") == [["a.b=1", "+a.c={d: 1, e: 2}"], ["a.b=2"]]
+    assert quoted("`a.b=1`, then `+a.c={d: 1, e: {f: 2}}` and a.b=2.") == [
+        ["a.b=1", "+a.c={d: 1, e: {f: 2}}"],
+        ["a.b=2"],
+    ]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

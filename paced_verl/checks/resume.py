@@ -23,7 +23,14 @@ TRACKER = "latest_checkpointed_iteration.txt"
 """verl's: the number of the last whole checkpoint."""
 STEPS = "paced.schedule"
 """Where a schedule's stages are kept in steps: ``until`` alone says nothing about a run of another length."""
-FREE = ("paced.strict", "paced.pass_rate.at_end", "paced.targets.endpoint", "paced.targets.file", "paced.alignment")
+FREE = (
+    "paced.strict",
+    "paced.pass_rate.at_end",
+    "paced.targets.endpoint",
+    "paced.targets.file",
+    "paced.alignment",
+    "paced.capability.budget",
+)
 """Keys of the block that change nothing that trains."""
 VERL_KEYS = (
     "data.prompt_key",
