@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from paced_verl.atomic import replacing
 from paced_verl.capability.ledger import Ledger
@@ -299,7 +300,7 @@ class Allocation:
         if self.shared.folder is not None:
             self.shared.folder.mkdir(parents=True, exist_ok=True)
             with replacing(self.shared.folder / HISTORY) as unfinished:
-                pl.DataFrame(self.history).write_parquet(unfinished)
+                pq.write_table(pa.Table.from_pylist(self.history), unfinished)
 
     def save(self, file: Path) -> None:
         """Write everything."""
