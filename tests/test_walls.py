@@ -97,6 +97,7 @@ def test_what_decides_needs_neither_ray_nor_verl(folder: str) -> None:
     names = [".".join(file.relative_to(HOUSE.parent).with_suffix("").parts) for file in (HOUSE / folder).rglob("*.py")]
     names = [name.removesuffix(".__init__") for name in names if name != "paced_verl.divergence.fused"]  # needs triton
     code = "import sys\n" + "".join(f"import {name}\n" for name in sorted(names))
-    code += "print([m for m in ('ray', 'verl', 'hydra', 'tensordict', 'vllm') if m in sys.modules])"
+    # Importing polars starts a thread, which a worker that is forked would lose.
+    code += "print([m for m in ('ray', 'verl', 'hydra', 'tensordict', 'vllm', 'polars') if m in sys.modules])"
     environment = {k: v for k, v in os.environ.items() if k != "VERL_PLATFORM"}
     assert subprocess.check_output([sys.executable, "-c", code], text=True, env=environment).strip() == "[]"
