@@ -22,11 +22,14 @@ def command(recipe: str, out: Path, *more: str) -> list[str]:
 
 
 def kill_after_the_first_checkpoint(recipe: str, out: Path) -> None:
-    """Kill nothing but the quickstart itself, as the kernel or a closed terminal may: its run must end with it."""
-    tracker = out / "paced" / "checkpoints" / "latest_checkpointed_iteration.txt"
+    """Kill nothing but the quickstart itself, as the kernel or a closed terminal may: its run must end with it.
+
+    A step is logged after its checkpoint; what it measured is known to the page only then.
+    """
+    logged = out / "paced" / "metrics-0.jsonl"
     deadline = time.monotonic() + TIMEOUT
     process = subprocess.Popen(command(recipe, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not (tracker.exists() and tracker.read_text()):
+    while not (logged.exists() and '"step":1,' in logged.read_text()):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.1)
