@@ -326,8 +326,8 @@ def greedy(settings: PolicySettings) -> Policy:
 class KLHeadroom:
     """w ∝ r × reverse KL × max(its fall in the last decision, ε), by the training rows alone (D³-MOPD, 2608.24987).
 
-    D³-MOPD has no requirement: this is the same where all weigh alike. Before anything was trained it is r; before
-    anything has fallen, w ∝ r × reverse KL.
+    D³-MOPD has no requirement: this is the same where all weigh alike. Before everything was trained once it is r;
+    before anything has fallen, w ∝ r × reverse KL.
     """
 
     EPSILON = 1e-3  # nats
@@ -338,10 +338,8 @@ class KLHeadroom:
 
     def propose(self, state: State) -> FloatArray:
         now = state.divergence
-        if now is None and state.decision == 0:
-            return state.r.copy()
         if now is None:
-            raise PacedError("policy kl_headroom needs each capability's mean reverse KL; none was measured")
+            return state.r.copy()
         self._seen[state.decision] = now
         earlier = self._seen.get(state.decision - 1)
         fall = np.ones(len(now)) if earlier is None else np.maximum(earlier - now, self.EPSILON)

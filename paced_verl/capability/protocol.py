@@ -23,7 +23,8 @@ class State:
         spent: Tokens so far.
         left: Tokens left of the whole budget, those of the decision to come included.
         decision: Index of the decision to come, from 0.
-        divergence: Mean reverse KL from the teacher per token, in nats, on a capability's rows; ``None``: not measured.
+        divergence: Mean reverse KL from the teacher per token, in nats, on a capability's rows since the last decision,
+            or when it was drawn last; ``None``: one of them has never been drawn.
     """
 
     r: FloatArray

@@ -108,6 +108,7 @@ class Allocation:
         self._decided = 0  # how many times
         self._prompts = np.zeros(len(self.r))  # drawn, of each; their tokens are in the ledger
         self._divergence = np.zeros((2, len(self.r)))  # Σ reverse KL and tokens since the last decision
+        self._known_divergence = np.full(len(self.r), np.nan)  # mean of each, where it was drawn last
         self._tokens_of_decision = 1.0
         self._policy: Policy | None = None
 
@@ -198,6 +199,7 @@ class Allocation:
         decisions = -(-(self.shared.steps - step + 1) // self.settings.every_steps)
         left = decisions * self._tokens_of_decision if self.ledger.left is None else float(self.ledger.left)
         total, tokens = self._divergence
+        np.divide(total, tokens, out=self._known_divergence, where=tokens > 0)
         return State(
             r=self.r,
             scores=unknown if scores is None else scores.mean,
@@ -205,7 +207,7 @@ class Allocation:
             spent=np.array([self.ledger.spent(TRAINED, name) for name in self.capabilities.names], np.float64),
             left=left,
             decision=self._decided,
-            divergence=total / tokens if (tokens > 0).all() else None,
+            divergence=None if np.isnan(self._known_divergence).any() else self._known_divergence.copy(),
         )
 
     def _expected(self, scores: Scores | None) -> float:
@@ -234,13 +236,14 @@ class Allocation:
         """Count what a step's rows cost."""
         groups = self.capabilities.groups[rows.prompts]
         lengths = np.array([len(response) for response in rows.responses])
+        uids = np.array(rows.sessions.uids)
         taught = np.where(rows.sessions.last, rows.asked["tokens"], 0).astype(np.int64)
         for group, name in enumerate(self.capabilities.names):
             mine = groups == group
             trained = int(lengths[mine].sum())
             self._count(TRAINED, name, trained)
             self._count(TEACHER, name, int(taught[mine].sum()))
-            self._prompts[group] += len(np.unique(rows.prompts[mine]))
+            self._prompts[group] += len(np.unique(uids[mine]))
             if self._decision is not None:
                 self._decision.tokens[group] += trained
 
@@ -309,6 +312,7 @@ class Allocation:
             "decided": self._decided,
             "prompts": self._prompts,
             "divergence": self._divergence,
+            "known_divergence": self._known_divergence,
             "tokens_of_decision": self._tokens_of_decision,
             "decision": None if last is None else {**vars(last), "before": last.before and vars(last.before)},
             "policy": None if self._policy is None else self._policy.state_dict(),
@@ -328,6 +332,7 @@ class Allocation:
         self.ledger.load_state_dict(state["ledger"])
         self._decided, self.history = state["decided"], state["history"]
         self._prompts, self._divergence = np.array(state["prompts"]), np.array(state["divergence"])
+        self._known_divergence = np.array(state["known_divergence"])
         self._tokens_of_decision, last = state["tokens_of_decision"], state["decision"]
         if state["policy"] is not None:
             self._policy = self._make_policy()

@@ -175,8 +175,12 @@ def test_kl_headroom_is_told_each_capabilitys_divergence() -> None:
     for _ in range(2):
         run.allocation.learn_divergence(np.array([30.0, 10.0, 0.0]), np.array([100.0, 100.0, 50.0]))
     assert run.allocation.metrics()["paced/capability/code/reverse_kl"] == pytest.approx(0.3)
-    run.steps(EVERY + 1, EVERY + 1)
+    run.steps(EVERY + 1, 2 * EVERY)
     assert run.allocation._decision.mix == pytest.approx([0.75, 0.25, 0])
+    run.allocation.learn_divergence(np.array([20.0, 0.0, 0.0]), np.array([100.0, 0.0, 0.0]))
+    run.steps(2 * EVERY + 1, 2 * EVERY + 1)
+    known, fell = np.array([0.2, 0.1]), np.array([0.1, 1e-3])
+    assert run.allocation._decision.mix[:2] == pytest.approx(known * fell / (known @ fell)), "the second was not drawn"
 
 
 @pytest.mark.parametrize("killed", [6, 8, 9])
