@@ -4,11 +4,12 @@
 #   scripts/test.sh fast       lint, types and the fast suite (about 3 minutes)
 #   scripts/test.sh e2e        only the runs of verl's real trainer
 set -euo pipefail
+what=${1:-all}
+case $what in all | fast | e2e) ;; *) echo "scripts/test.sh $what: expected all, fast or e2e" >&2; exit 2 ;; esac
 root=$(cd "$(dirname "$0")/.." && pwd)
 python=$("$root/scripts/setup_cpu.sh" "${PACED_VENV:-$root/.venv}")
 export VERL_PLATFORM=cpu HF_HUB_OFFLINE=1
 cd "$root"
-what=${1:-all}
 
 # Pages are looked at in Debian's chromium. Where it cannot be installed those tests are skipped, and say so.
 install_chromium() {
