@@ -91,6 +91,7 @@ def test_a_logged_step_has_all_tokens_since_the_one_before() -> None:
         agent_loop_manager=reporting(*spent),
         _refills=RefillLimit(4, 100),
         state=state,
+        _aligned={},
     )
     run._hear()  # in the step
     metrics = {"paced/pass_rate/measured": 8.0}
@@ -121,7 +122,9 @@ def test_the_record_says_how_the_run_ended(
     settings = {"default_local_dir": str(tmp_path), "logger": "console"}
     run = Trainer(
         paced=SimpleNamespace(
-            targets=SimpleNamespace(file=None), pass_rate=SimpleNamespace(temperature=1.0, threshold=0.5)
+            targets=SimpleNamespace(file=None),
+            pass_rate=SimpleNamespace(temperature=1.0, threshold=0.5),
+            alignment=SimpleNamespace(every_steps=None),
         ),
         config=OmegaConf.create({"trainer": settings, "data": {"train_batch_size": 4}}),
         schedule=Schedule.from_ends([1.0], [{"divergence": "forward_kl", "responses": "teacher"}], 8),
