@@ -17,6 +17,8 @@ CALIBRATION, SEEDS = range(5), range(100, 120)
 SHORT = ("uniform", "weights", "sampler", "posterior sampler", "teacher correct")
 DRAWN = ("sampler, when drawn", "posterior sampler, when drawn")
 GATED = ("teacher gate", "teacher gate, sampler")
+ZEROS = ("weights, zeros drawn",)
+"""What the rule chose by E1, looked at in the paper's two stages, too."""
 SWEPT = ("uniform", "sampler", "posterior sampler", "teacher correct")
 MAP = tuple(REGIMES)
 BELOW = "R6 below an epoch"
@@ -164,6 +166,7 @@ def orders() -> Iterator[Cell]:
     for stages in ("reverse", "two stages", "two stages, reversed"):
         yield from _grid("E5", MAIN, SHORT, SEEDS, stages=stages)
     yield from _grid("E5", MAIN, GATED, SEEDS, stages="reverse")
+    yield from _grid("E5", MAIN, ZEROS, SEEDS, stages="two stages")
 
 
 def families() -> Iterator[Cell]:

@@ -11,7 +11,7 @@ import json
 import multiprocessing
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +23,10 @@ from scripts import quickstart, tiny_models
 from scripts.experiments.evidence.arms import ARMS, Arm
 from scripts.experiments.evidence.predictions import R2, R3
 
+Cell = tuple[str, int, str]
+"""A regime, a seed and an arm."""
 SEEDS, STEPS = range(100, 105), 48
-COMPARED = ("uniform", "weights", "sampler", "posterior sampler", "teacher correct")
+COMPARED = ("uniform", "weights, zeros drawn", "sampler")
 _QUICKSTART = tiny_models.PRESETS["two_stage", "full"]
 assert _QUICKSTART.teacher is not None
 _MIXED = replace(_QUICKSTART, train=512, turns=("spell_backward", "chain_sum"))
@@ -45,16 +47,21 @@ def overrides(arm: Arm) -> tuple[str, ...]:
     return keys + (("paced.targets.keep=correct",) if arm.keep_correct else ())
 
 
-def run(folder: Path, processes: int) -> Iterator[dict[str, Any]]:
-    """All runs, some at a time; yields a row each. Those that are done are read again, those that were killed go on."""
+def todo(rows: Iterable[dict[str, Any]]) -> list[Cell]:
+    """The runs that have no row yet, seed by seed, so that whatever has been done is balanced."""
+    known = {(row["regime"], row["seed"], row["arm"]) for row in rows}
+    cells = [(regime, seed, arm) for seed in SEEDS for regime in PRESETS for arm in COMPARED]
+    return [cell for cell in cells if cell not in known]
+
+
+def run(cells: Sequence[Cell], folder: Path, processes: int) -> Iterator[dict[str, Any]]:
+    """Runs, some at a time; yields a row each as it is done. Those that were killed go on."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        for seed in SEEDS:
-            for regime in PRESETS:
-                make = "from scripts.experiments.evidence import in_verl; in_verl.make({!r}, {}, {!r})"
-                code = make.format(regime, seed, str(place(folder, regime, seed)))
-                subprocess.run([sys.executable, "-c", code], check=True)
-        cells = [(regime, seed, arm) for seed in SEEDS for regime in PRESETS for arm in COMPARED]
+        for regime, seed in dict.fromkeys((regime, seed) for regime, seed, _ in cells):
+            make = "from scripts.experiments.evidence import in_verl; in_verl.make({!r}, {}, {!r})"
+            code = make.format(regime, seed, str(place(folder, regime, seed)))
+            subprocess.run([sys.executable, "-c", code], check=True)
         for done in as_completed([pool.submit(one, folder, *cell) for cell in cells]):
             yield done.result()
 

@@ -21,6 +21,7 @@ from scripts.experiments.evidence.cells import (
     RIGHT,
     SHORT,
     SWEPT,
+    ZEROS,
     dose_of,
     named,
 )
@@ -273,7 +274,7 @@ def _estimates(runs: Runs) -> str:
 def _orders(runs: Runs) -> str:
     parts = []
     for way in WAYS[1:]:
-        arms = (*SHORT[1:], *(GATED if way == "reverse" else ()))
+        arms = (*SHORT[1:], *{"reverse": GATED, TWO_STAGES: ZEROS}.get(way, ()))
         table = _over_regimes(runs, "E5", MAIN, arms, lambda both: by_area(both, "step"), stages=way)
         parts.append(f"{way}:\n\n{table}")
     return "\n\n".join(parts)

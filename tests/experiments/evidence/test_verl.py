@@ -28,3 +28,12 @@ def test_half_of_the_prompts_are_what_the_student_has_never_seen() -> None:
     assert set(wrong.teacher.seen or {}) == {"spell_backward"}
     assert right.teacher.seen is None
     assert wrong.held_out == ("spell_backward",)
+
+
+def test_what_has_a_row_is_not_run_again_and_what_is_left_goes_seed_by_seed() -> None:
+    everything = in_verl.todo([])
+    assert len(everything) == len(in_verl.SEEDS) * len(in_verl.PRESETS) * len(in_verl.COMPARED)
+    first, *rest = everything
+    row = dict(zip(("regime", "seed", "arm"), first, strict=True))
+    assert in_verl.todo([row]) == rest
+    assert [seed for _, seed, _ in everything] == sorted(seed for _, seed, _ in everything)
