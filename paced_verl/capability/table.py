@@ -47,7 +47,7 @@ class Capabilities:
         Raises:
             PacedError: A prompt matches no capability or two, or a capability has no prompts.
         """
-        codes, known = _codes(values)
+        codes, known = codes_of(values)
         if match is None:
             if len(known) > MOST or not known:
                 raise PacedError(
@@ -132,24 +132,7 @@ class Capabilities:
         return apart
 
 
-def levels(values: Any) -> tuple[npt.NDArray[np.int32], list[str]]:
-    """The level of each prompt where its data name one, such as paced_verl.tasks' extra_info.difficulty.
-
-    Args:
-        values: The column, (N,).
-
-    Returns:
-        int32 (N,), the place of its level among the names, which follow; −1: none, or nothing in it.
-    """
-    codes, known = _codes(values)
-    empty = np.array([text.strip() in ("", "{}", "null") for text in known] + [True])
-    order = sorted(np.flatnonzero(~empty[:-1]).tolist(), key=lambda code: known[code])
-    place = np.full(len(known) + 1, -1, np.int32)
-    place[order] = np.arange(len(order))
-    return place[codes], [known[code] for code in order]
-
-
-def _codes(values: Any) -> tuple[npt.NDArray[np.int32], list[str]]:
+def codes_of(values: Any) -> tuple[npt.NDArray[np.int32], list[str]]:
     """Each value as the place of its text among the different ones; −1 for null."""
     array = values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values)
     array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array

@@ -8,6 +8,7 @@ from itertools import chain
 import pyarrow as pa
 from omegaconf import DictConfig
 
+from paced_verl.capability.curriculum import Levels
 from paced_verl.capability.table import Capabilities
 from paced_verl.checks.data import UNREADABLE, is_own, local_files
 from paced_verl.checks.rows import blocks, values
@@ -51,20 +52,23 @@ def capability_data(config: DictConfig, paced: PacedConfig) -> Iterator[str]:
     if settings is None or is_own(config):
         return
     try:
-        yield from _problems_of(_read(config, settings), config, settings)
+        found = Capabilities.read(_read(config, settings.column, "column"), settings.column, settings.match)
+        yield from _problems_of(found, config, settings)
+        if (of := settings.curriculum) is not None:
+            Levels.read(_read(config, of.column, "curriculum.column"), of.column, of.order, of.by)
     except PacedError as error:
         yield f"paced.capability: {error}"
 
 
-def _read(config: DictConfig, settings: CapabilityConfig) -> Capabilities:
-    files, first = local_files(config, "train_files"), settings.column.split(".")[0]
+def _read(config: DictConfig, path: str, key: str) -> pa.Array:
+    """A column of the training files, as text."""
+    files, first = local_files(config, "train_files"), path.split(".")[0]
     try:
-        columns = [values(block, settings.column) for file in files for block in blocks(file, [first])]
+        columns = [values(block, path) for file in files for block in blocks(file, [first])]
     except UNREADABLE as error:
-        raise PacedError(f"column={settings.column} cannot be read: {error}") from None
+        raise PacedError(f"{key}={path} cannot be read: {error}") from None
     texts = chain.from_iterable(column.to_pylist() for column in columns)
-    return Capabilities.read(pa.array([None if text is None else str(text) for text in texts]), settings.column,
-                             settings.match)  # fmt: skip
+    return pa.array([None if text is None else str(text) for text in texts])
 
 
 def _problems_of(found: Capabilities, config: DictConfig, settings: CapabilityConfig) -> Iterator[str]:

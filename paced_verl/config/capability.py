@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 from typing_extensions import Self
@@ -34,6 +34,17 @@ class ProtectConfig(Block):
     beta: Annotated[Number, Field(ge=0, le=1e6)] = 0.5
 
 
+class CurriculumConfig(Block):
+    """Levels of difficulty within each capability, and which of them come next."""
+
+    column: Text
+    """Of the training data: the value is a prompt's level."""
+    by: Literal["frontier", "tertiles"] = "frontier"
+    """``frontier``: those whose pass rate, by the probes, is nearest to 1/2; ``tertiles``: the paper's schedule."""
+    order: Annotated[tuple[Text | Whole, ...], Field(min_length=1)] | None = None
+    """Its values from easy to hard; null: ascending, if they are numbers."""
+
+
 class CapabilityConfig(Block):
     """Who gets how much."""
 
@@ -53,6 +64,8 @@ class CapabilityConfig(Block):
     """Tokens of responses that the run may train on; it ends before it could need more. null: its steps."""
     probe: ProbeConfig | None = ProbeConfig()
     """null: the student is not probed, as far as the policy decides without."""
+    curriculum: CurriculumConfig | None = None
+    """null: all of a capability's prompts are drawn by their pass rates alone."""
     protect: ProtectConfig = ProtectConfig()
     floor: Fraction = 0.02
     """Every capability's smallest share, so that what it gains stays known."""
@@ -75,4 +88,6 @@ class CapabilityConfig(Block):
             raise ValueError("mix goes with policy: fixed, and policy: fixed needs mix")
         if self.probe is None and self.policy in NEEDS_PROBES:
             raise ValueError(f"policy: {self.policy} decides by what probes say; probe must not be null")
+        if self.probe is None and self.curriculum is not None and self.curriculum.by == "frontier":
+            raise ValueError("curriculum.by: frontier follows what probes say; set probe, or by: tertiles")
         return self

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from paced_verl.atomic import replacing
+from paced_verl.capability.curriculum import Curriculum, Levels, Parts
 from paced_verl.capability.ledger import Ledger
 from paced_verl.capability.policies import PolicySettings, make_policy
 from paced_verl.capability.protocol import Outcome, Policy, State
@@ -58,6 +59,7 @@ class Shared:
     Attributes:
         settings: ``paced.capability``.
         capabilities: Of the training prompts, probes set apart.
+        levels: Of their difficulty, for a curriculum.
         steps: Of the run.
         rows: Of a step.
         most_tokens: Of a row's response, at most.
@@ -67,6 +69,7 @@ class Shared:
 
     settings: CapabilityConfig
     capabilities: Capabilities
+    levels: Levels | None
     steps: int
     rows: int
     most_tokens: int
@@ -85,10 +88,15 @@ class Shared:
         found = self.capabilities.vector(self.settings.requirement)
         return np.asarray(found / found.sum())
 
+    @cached_property
+    def parts(self) -> Parts:
+        """What the sampler draws from."""
+        return Parts.split(self.capabilities, self.levels)
+
     @property
     def groups(self) -> Groups:
         """For the sampler, which draws by the requirement until something is decided."""
-        return Groups(self.capabilities.names, self.capabilities.groups, self.r)
+        return Groups(self.parts.names, self.parts.of, self.r[self.parts.capability] * self.parts.even())
 
 
 class Allocation:
@@ -111,6 +119,9 @@ class Allocation:
         self._known_divergence = np.full(len(self.r), np.nan)  # mean of each, where it was drawn last
         self._tokens_of_decision = 1.0
         self._policy: Policy | None = None
+        of = self.settings.curriculum
+        self._curriculum = None if of is None else Curriculum(of.by, shared.seed)
+        self._probed = np.zeros((2, len(shared.parts.names)), np.int64)  # correct and all, by part, the last time
 
     # ------------------------------------------------------------------ decisions
 
@@ -127,8 +138,12 @@ class Allocation:
         mix = self._policy.propose(state)
         self._decision = Decision(step, mix, scores, np.zeros(len(mix)), self._policy.metrics())
         self._decided, self._divergence = self._decided + 1, np.zeros_like(self._divergence)
-        self.sampler.set_mix(self._of_prompts(mix, scores))
+        within = self._within(step)
+        self.sampler.set_mix(self._of_prompts(mix, scores)[self.shared.parts.capability] * within)
         shares = ", ".join(f"{name} {share:.0%}" for name, share in zip(self.capabilities.names, mix, strict=True))
+        if self._curriculum is not None:
+            parts = zip(self.shared.parts.names, within, strict=True)
+            shares += "; of each " + ", ".join(f"{name} {share:.0%}" for name, share in parts if share > 0)
         print(f"[paced] decision {self._decided} before step {step}: {shares}{_in_words(scores)}", flush=True)
 
     def after_run(self, measure: Measure) -> None:
@@ -145,10 +160,24 @@ class Allocation:
         back = np.argsort(order)
         successes, samples, tokens = (column[back] for column in (counts.successes, counts.samples, counts.tokens))
         sizes = [len(rows) for rows in self.capabilities.probes]
+        if (levels := self.shared.levels) is not None:
+            in_parts = (self.shared.parts.count(self.capabilities.probes, levels, n) for n in (successes, samples))
+            self._probed = np.stack(list(in_parts))
         scores = scores_of(successes, samples, tokens, sizes)
         for name, part in zip(self.capabilities.names, np.split(tokens, np.cumsum(sizes)[:-1]), strict=True):
             self._count(PROBE, name, int(part.sum()))
         return scores
+
+    def _within(self, step: int) -> FloatArray:
+        """Share of each part within its capability, (P,)."""
+        parts = self.shared.parts
+        if self._curriculum is None:
+            return parts.even()
+        budget, spent = self.settings.budget, self.ledger.spent(TRAINED)
+        progress = (step - 1) / self.shared.steps if budget is None else spent / budget
+        weighs = ~np.isin(parts.names, self.sampler.without_weight)
+        names, (correct, asked) = self.capabilities.names, self._probed
+        return self._curriculum.shares(parts, names, progress, self._decided, (correct, asked), weighs)
 
     def _close(self, scores: Scores | None) -> None:
         """Tell the policy what came of its last decision."""

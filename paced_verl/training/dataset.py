@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyarrow as pa
 from torch.utils.data import Dataset
 
 from paced_verl import fields
+from paced_verl.capability.curriculum import Levels
 from paced_verl.capability.table import Capabilities
 from paced_verl.checks.rows import values
 from paced_verl.config import CapabilityConfig
@@ -27,8 +29,8 @@ class NumberedPrompts(Dataset):
         return {**self.dataset[position], fields.PROMPT: int(position)}
 
 
-def capabilities_of(dataset: Any, settings: CapabilityConfig, seed: int) -> Capabilities:
-    """The capabilities of verl's data set, with probes set apart where there are any.
+def capabilities_of(dataset: Any, settings: CapabilityConfig, seed: int) -> tuple[Capabilities, Levels | None]:
+    """The capabilities of verl's data set, with probes set apart where there are any, and its levels of difficulty.
 
     Args:
         dataset: verl's, of the rows that it has kept.
@@ -36,17 +38,25 @@ def capabilities_of(dataset: Any, settings: CapabilityConfig, seed: int) -> Capa
         seed: Of the probes.
 
     Raises:
-        PacedError: The column says something else than the settings do, or there are too few prompts.
+        PacedError: A column says something else than the settings do, or there are too few prompts.
     """
-    rows, first = dataset.dataframe, settings.column.split(".")[0]
+    found = Capabilities.read(_column(dataset, settings.column, "column"), settings.column, settings.match)
+    of = settings.curriculum
+    levels = None
+    if of is not None:
+        levels = Levels.read(_column(dataset, of.column, "curriculum.column"), of.column, of.order, of.by)
+    if settings.probe is None:
+        return found, levels
+    hashes = [prompt_hash(messages) for messages in dataset.dataframe[dataset.prompt_key]]
+    return found.set_apart(settings.probe.prompts, hashes, seed), levels
+
+
+def _column(dataset: Any, path: str, key: str) -> pa.Array:
+    rows, first = dataset.dataframe, path.split(".")[0]
     if first not in rows.column_names:
         raise PacedError(
-            f"paced.capability.column={settings.column}: the training data have no such column; they have "
+            f"paced.capability.{key}={path}: the training data have no such column; they have "
             f"{', '.join(rows.column_names)}."
         )
     (block,) = rows.select_columns([first]).with_format("arrow")[:].combine_chunks().to_batches()
-    found = Capabilities.read(values(block, settings.column), settings.column, settings.match)
-    if settings.probe is None:
-        return found
-    hashes = [prompt_hash(messages) for messages in rows[dataset.prompt_key]]
-    return found.set_apart(settings.probe.prompts, hashes, seed)
+    return values(block, path)

@@ -134,9 +134,11 @@ class PacedTrainer(_Base):
         """What is shared among capabilities, by the rows that verl has kept."""
         if self.paced.capability is None:
             return None
+        capabilities, levels = capabilities_of(self.train_dataset, self.paced.capability, self.paced.sampler.seed)
         return Shared(
             self.paced.capability,
-            capabilities_of(self.train_dataset, self.paced.capability, self.paced.sampler.seed),
+            capabilities,
+            levels,
             steps=self.total_training_steps,
             rows=self.config.data.train_batch_size * self._student_n,
             most_tokens=self.config.data.max_response_length,

@@ -5,7 +5,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from paced_verl.capability.table import Capabilities, levels
+from paced_verl.capability.curriculum import Levels
+from paced_verl.capability.table import Capabilities
 from paced_verl.errors import PacedError
 
 SOURCES = ["gsm8k", "mbpp", "gsm8k", "dapo", "humaneval", "mbpp"]
@@ -124,16 +125,7 @@ def test_a_capabilitys_probes_do_not_depend_on_the_others():
     assert (both.probes[0] != both.probes[1] - 50).any()
 
 
-# ---------------------------------------------------------------------- levels, and the data of this package
-
-
-def test_levels_are_the_texts_that_say_something():
-    places, names = levels(["hard", "easy", None, "{}", "null", "easy", " "])
-    assert names == ["easy", "hard"]
-    np.testing.assert_array_equal(places, [1, 0, -1, -1, -1, 0, -1])
-    places, names = levels([None, None])
-    assert names == []
-    np.testing.assert_array_equal(places, [-1, -1])
+# ---------------------------------------------------------------------- the data of this package
 
 
 def test_families_of_reasoning_gym_are_capabilities(tmp_path):
@@ -147,7 +139,7 @@ def test_families_of_reasoning_gym_are_capabilities(tmp_path):
     np.testing.assert_array_equal(capabilities.sizes, [10, 10, 10])
 
     difficulty = [row["difficulty"] for row in train["extra_info"].to_pylist()]
-    places, names = levels(difficulty)
-    assert [names[place] for place in places] == difficulty
-    terms = {json.loads(names[places[i]])["num_terms"] for i in np.flatnonzero(capabilities.groups == 0)}
+    levels = Levels.read(difficulty, "extra_info.difficulty")
+    assert [levels.names[place] for place in levels.of] == difficulty
+    terms = {json.loads(levels.names[levels.of[i]])["num_terms"] for i in np.flatnonzero(capabilities.groups == 0)}
     assert terms == {2, 3}

@@ -39,6 +39,8 @@ def test_what_is_right_passes(folder: Path) -> None:
         "{column: extra_info.level, match: {easy: [0], hard: [1]}, every_steps: 8, probe: {prompts: 2, samples: 2}}"
     )
     check(config_of(folder, f"paced.capability={nested}"))
+    levels = "{column: skill, curriculum: {column: extra_info.level}, every_steps: 8, probe: {prompts: 2, samples: 2}}"
+    check(config_of(folder, f"paced.capability={levels}"))
 
 
 @pytest.mark.parametrize(
@@ -60,6 +62,14 @@ def test_what_is_right_passes(folder: Path) -> None:
         ),
         ({"budget": "1000"}, "8 steps of 8 rows, one decision, may train on 2048 tokens"),
         ({"probe": "null"}, "policy: gains decides by what probes say"),
+        ({"curriculum": "{column: grade}"}, "12 of 12 training prompts have no level in the column grade"),
+        ({"curriculum": "{column: skill, by: tertiles}"}, "which of them is harder?"),
+        ({"curriculum": "{column: extra_info.level, order: [0, 2]}"}, "the column extra_info.level has '1', too"),
+        ({"curriculum": "{column: extra_info.level, by: harder}"}, "paced.capability.curriculum.by"),
+        (
+            {"curriculum": "{column: extra_info.level}", "policy": "uniform", "probe": "null"},
+            "curriculum.by: frontier follows what probes say",
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_one_sentence(folder: Path, block: dict[str, str], words: str) -> None:

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from paced_verl import fields
+from paced_verl.capability.curriculum import Levels
 from paced_verl.capability.table import Capabilities
 from paced_verl.config import CapabilityConfig
 from paced_verl.pacing.kernel import Kernel
@@ -38,7 +39,8 @@ class Student:
         rng = np.random.default_rng([self.seed, self.asked])
         self.asked += 1
         groups = self.groups[which]
-        k = rng.binomial(samples, rate[groups])
+        levels = np.array(LEVEL)[which] if self.shared.levels else 0
+        k = rng.binomial(samples, np.clip(rate[groups] - HARDER * levels, 0, 1))
         return Counts(which, k, np.full(len(which), samples), samples * LENGTH[groups])
 
     drawn: set[int]
@@ -64,6 +66,9 @@ class Student:
 
 SOURCES = [NAMES[i % 3] for i in range(600)]
 HASHES = [str(i) for i in range(600)]
+LEVEL = [i // 3 % 3 for i in range(600)]
+HARDER = 0.3
+"""Pass rate that each level takes away, with a curriculum."""
 
 
 class Run:
@@ -75,7 +80,9 @@ class Run:
         capabilities = Capabilities.read(SOURCES)
         if parsed.probe is not None:
             capabilities = capabilities.set_apart(parsed.probe.prompts, HASHES)
-        self.shared = Shared(parsed, capabilities, STEPS, BATCH * ROLLOUTS, MOST, 0, folder)
+        of = parsed.curriculum
+        levels = of and Levels.read(LEVEL, of.column, of.order, of.by)
+        self.shared = Shared(parsed, capabilities, levels, STEPS, BATCH * ROLLOUTS, MOST, 0, folder)
         table = PassRateTable(600)
         table.observe(np.arange(600), np.full(600, 4), np.full(600, 8), 0)
         groups = self.shared.groups
@@ -167,6 +174,37 @@ def test_gains_begin_with_the_requirement_and_hear_of_every_decision() -> None:
     assert metrics["paced/capability/code/score"] == run.allocation._decision.before.mean[0]
 
 
+def test_a_curriculum_draws_the_level_that_probes_say_is_the_frontier_and_moves_on() -> None:
+    probe = {"prompts": 60, "samples": 4}
+    run = Run(policy="task_static", probe=probe, curriculum={"column": "level"})
+    assert run.sampler.names == tuple(f"{name}/{level}" for name in NAMES for level in range(3))
+    run.steps(1, EVERY)
+    run.student.drawn.clear()
+    run.student.trained[:] = [1e6, 0, 1e6]  # code and words are at .8, .5 and .2, maths at .2, 0 and 0
+    run.steps(EVERY + 1, 2 * EVERY)
+    drawn = np.array(sorted(run.student.drawn - set(np.concatenate(run.shared.capabilities.probes).tolist())))
+    levels, groups = np.array(LEVEL)[drawn], run.student.groups[drawn]
+    assert (levels[groups == 0] == 1).mean() > 0.9
+    assert (levels[groups == 1] == 0).all()
+    assert shares(run) == pytest.approx(np.full(3, 1 / 3), abs=0.02), "capabilities share as before"
+
+
+def test_the_papers_schedule_goes_by_the_budget_that_is_spent() -> None:
+    budget = 10 * BATCH * ROLLOUTS * MOST
+    run = Run(policy="task_static", budget=budget, curriculum={"column": "level", "by": "tertiles"}, probe=None)
+    run.steps(1, 1)
+    part = run.sampler.names.index("code/1")
+    code = run.shared.parts.capability == 0
+    assert run.sampler.mix[part] / run.sampler.mix[code].sum() == pytest.approx(0.8)
+    step = 1
+    while run.allocation.ledger.spent("trained") < 0.7 * budget:
+        step += 1
+        run.steps(step, step)
+    run.steps(step + 1, step + EVERY)
+    part = run.sampler.names.index("code/2")
+    assert run.sampler.mix[part] / run.sampler.mix[code].sum() == pytest.approx(0.75)
+
+
 def test_kl_headroom_is_told_each_capabilitys_divergence() -> None:
     run = Run(policy="kl_headroom", probe=None, floor=0.0)
     run.steps(1, EVERY)
@@ -184,10 +222,12 @@ def test_kl_headroom_is_told_each_capabilitys_divergence() -> None:
 
 
 @pytest.mark.parametrize("killed", [6, 8, 9])
-@pytest.mark.parametrize("policy", ["gains", "greedy", "kl_headroom"])
+@pytest.mark.parametrize("policy", ["gains", "greedy", "kl_headroom", "with a curriculum"])
 def test_a_run_that_was_killed_decides_as_an_undisturbed_one(tmp_path: Path, policy: str, killed: int) -> None:
     """Within a decision, right before one, and right after it."""
-    extra = {"probe": None} if policy == "kl_headroom" else {}
+    extra: dict[str, Any] = {"probe": None} if policy == "kl_headroom" else {}
+    if policy == "with a curriculum":
+        policy, extra = "gains", {"curriculum": {"column": "level"}}
 
     def through(run: Run, first: int, last: int) -> Run:
         for step in range(first, last + 1):
