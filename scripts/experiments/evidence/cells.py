@@ -19,7 +19,9 @@ DRAWN = ("sampler, when drawn", "posterior sampler, when drawn")
 GATED = ("teacher gate", "teacher gate, sampler")
 ZEROS = ("weights, zeros drawn",)
 """What the rule chose by E1, looked at in the paper's two stages, too."""
-SWEPT = ("uniform", "sampler", "posterior sampler", "teacher correct")
+LONG = ("uniform", "sampler", "posterior sampler")
+"""Of the long runs, whose teacher is right, so that a filter on its correctness changes nothing."""
+SWEPT = (*LONG, "teacher correct")
 MAP = tuple(REGIMES)
 BELOW = "R6 below an epoch"
 RATES = (1e-4, 3e-4, 3e-3)
@@ -144,7 +146,7 @@ def dose_of(hopeless: float, right: float) -> Changes:
 def budgets() -> Iterator[Cell]:
     """E3: from a quarter of an epoch to many, with pass rates as they were and estimated again."""
     for regime, prompts in BUDGETS:
-        yield from _grid("E3", (regime,), SWEPT, SEEDS[:10], steps=320, changes=(("prompts", prompts),))
+        yield from _grid("E3", (regime,), LONG, SEEDS[:10], steps=320, changes=(("prompts", prompts),))
     yield from _grid(
         "E3", ("R3 hopeless, right teacher",), ("sampler", "posterior sampler"), SEEDS[:10], steps=320, refresh="every"
     )

@@ -16,6 +16,7 @@ from scripts.experiments.evidence.cells import (
     DRAWN,
     GATED,
     HOPELESS,
+    LONG,
     MAIN,
     RATES,
     RIGHT,
@@ -209,7 +210,7 @@ def dose(runs: Runs, arm: str, hopeless: float, right: float) -> Difference:
 def _budgets(runs: Runs) -> str:
     table = []
     for regime, prompts in BUDGETS:
-        for arm in SWEPT:
+        for arm in LONG:
             found = pick(runs, "E3", regime, arm, changes=f"prompts={prompts}")
             table.append([short(regime), f"{prompts:,}", arm, *_accuracies(found)])
     for arm in ("sampler", "posterior sampler"):

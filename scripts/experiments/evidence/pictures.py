@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from scripts.experiments.evidence import curves
-from scripts.experiments.evidence.cells import HOPELESS, RIGHT, SWEPT
+from scripts.experiments.evidence.cells import HOPELESS, LONG, RIGHT
 from scripts.experiments.evidence.contrasts import Run, Runs, by_area, by_final, pick
 from scripts.experiments.evidence.page import MAPPED, dose, to_uniform
 from scripts.experiments.evidence.predictions import R3
@@ -66,7 +66,7 @@ def _heat(axes: Axes, found: list[list[Difference]]) -> None:
 def budget(runs: Runs, file: Path) -> None:
     """Accuracy by step where half of the prompts are hopeless; and the sampler's gain by the teacher's reliability."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    for arm in SWEPT:
+    for arm in LONG:
         _curve(left, pick(runs, "E3", R3, arm, changes="prompts=512"), arm)
     _curve(left, pick(runs, "E3", R3, "sampler", refresh="every"), "sampler, estimated every 12 steps")
     left.set_xscale("symlog", linthresh=20)
