@@ -58,11 +58,13 @@ def run(cells: Sequence[Cell], folder: Path, processes: int) -> Iterator[dict[st
     """Runs, some at a time; yields a row each as it is done. Those that were killed go on."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        running = []
         for regime, seed in dict.fromkeys((regime, seed) for regime, seed, _ in cells):
             make = "from scripts.experiments.evidence import in_verl; in_verl.make({!r}, {}, {!r})"
             code = make.format(regime, seed, str(place(folder, regime, seed)))
             subprocess.run([sys.executable, "-c", code], check=True)
-        for done in as_completed([pool.submit(one, folder, *cell) for cell in cells]):
+            running += [pool.submit(one, folder, *cell) for cell in cells if cell[:2] == (regime, seed)]
+        for done in as_completed(running):
             yield done.result()
 
 
