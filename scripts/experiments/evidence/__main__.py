@@ -97,6 +97,7 @@ def page(
     """Write tables, page and pictures; or compare them."""
     from matplotlib.testing.compare import compare_images
 
+    from scripts.experiments.evidence.answer import answer
     from scripts.experiments.evidence.contrasts import grouped
     from scripts.experiments.evidence.page import blocks
     from scripts.experiments.evidence.pictures import budget, the_map
@@ -104,7 +105,8 @@ def page(
     if not check:
         runner.keep(folder or default_folder(), TABLES)
     runs = grouped(committed())
-    written = put(PAGE.read_text(), blocks(runs, *(pl.read_parquet(file).to_dicts() for file in (SNR, VERL))), MODULE)
+    told = blocks(runs, *(pl.read_parquet(file).to_dicts() for file in (SNR, VERL)))
+    written = put(PAGE.read_text(), {"answer": answer(runs)} | told, MODULE)
     wrong = [] if written == PAGE.read_text() else [PAGE.name]
     with tempfile.TemporaryDirectory() as drawn:
         for name, draw in (("map.png", the_map), ("budget.png", budget)):

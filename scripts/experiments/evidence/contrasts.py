@@ -87,7 +87,9 @@ def by_tokens(both: list[tuple[Run, Run]], target: float) -> Difference:
         costs = [curves.curve(run, "teacher") for run in pair]
         spent.append([min(curves.cost_of(x, y, target), x[-1]) for x, y in costs])
     one, other = np.array(spent).T
-    return difference(1 - one / other, np.zeros(len(one)))
+    # Where the second run begins above the target there is nothing to save: that pair is left out.
+    saved = 1 - np.divide(one, other, out=np.full_like(one, np.nan), where=other > 0)
+    return difference(saved, np.zeros(len(one)))
 
 
 def target(runs: Runs, regime: str) -> float:

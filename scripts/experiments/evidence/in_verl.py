@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -84,7 +85,7 @@ def one(folder: Path, regime: str, seed: int, arm: str) -> dict[str, Any]:
     """A run to its end, and its row."""
     here = place(folder, regime, seed)
     args = argparse.Namespace(recipe="two_stage", preset="full", seed=seed, steps=STEPS, keep_going=True)
-    out = here / arm.replace(" ", "-")
+    out = here / re.sub(r"\W+", "-", arm)  # Hydra reads commas
     quickstart.launch(overrides(ARMS[arm]), out, here / "models", args)
     return row(Run.read(out / "checkpoints")) | {"regime": regime, "seed": seed, "arm": arm}
 

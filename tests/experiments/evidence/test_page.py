@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from scripts.experiments.evidence import defaults, page, stats
+from scripts.experiments.evidence.answer import answer
 from scripts.experiments.evidence.cells import Cell, programme
 from scripts.experiments.evidence.contrasts import Runs, grouped
 from scripts.experiments.evidence.predictions import R3, R4
@@ -89,3 +90,11 @@ def test_the_rule_wants_no_harm_first(runs: Runs) -> None:
     harmless = [one.harmless for one in found]
     assert harmless == sorted(harmless, reverse=True)
     assert {one.arm for one in found} & set(defaults.NOT_TO_BE_HAD) == set()
+
+
+def test_the_answer_has_its_figures(runs: Runs) -> None:
+    text = answer(runs)
+    assert "{" not in text
+    crossing = int(text.split("passes it after ")[1].split(" to ")[0])
+    assert crossing == 320, "made-up samplers are ahead to the end"
+    assert text.count("\n- ") == 3
