@@ -329,7 +329,7 @@ def test_the_plan_says_what_estimates_cost_and_what_would_cost_less(
     assert [cheaper in line for line in warnings] == ([True] if cheaper else [])
 
 
-@pytest.mark.parametrize("group", ["two_stage", "forward_kl", "reverse_kl", "uniform", "hard_filter"])
+@pytest.mark.parametrize("group", ["two_stage", "frontier", "forward_kl", "reverse_kl", "uniform", "hard_filter"])
 def test_every_group_in_the_wheel_composes_and_passes(folder: Path, group: str) -> None:
     Plan.of(config_of(folder, group=group))
 
