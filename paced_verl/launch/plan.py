@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -11,7 +12,9 @@ from paced_verl.checks import check, check_length, number_of_prompts
 from paced_verl.config import PacedConfig
 from paced_verl.config.verdicts import Verdict
 from paced_verl.config.wiring import teacher_paths
+from paced_verl.launch.advice import recommend
 from paced_verl.launch.price import Price, refreshes
+from paced_verl.pacing.pass_rates import PassRateTable
 from paced_verl.pacing.schedule import Schedule, Stage
 
 
@@ -27,6 +30,7 @@ class Plan:
         n: verl's ``rollout.n``, responses per prompt on the student's own responses.
         pools: GPUs per pool.
         models: The student's model, and the teachers' by their names.
+        table: Pass rates that are known before the run; ``None``: there is no file of them here.
         verdicts: Settings that do not run as written.
     """
 
@@ -37,6 +41,7 @@ class Plan:
     n: int
     pools: dict[str, int]
     models: dict[str, str]
+    table: PassRateTable | None
     verdicts: list[Verdict]
 
     @classmethod
@@ -65,6 +70,7 @@ class Plan:
             n=config.actor_rollout_ref.rollout.n,
             pools=_pools(config, paced),
             models=_models(config),
+            table=_table(paced) if files else None,
             verdicts=verdicts,
         )
 
@@ -102,6 +108,7 @@ class Plan:
         lines.append(f"pass rates: {self._estimates()}")
         lines += self._price()
         lines += self._visits()
+        lines += [f"advice: {sentence}" for sentence in recommend(paced, self.table)]
         sampler = paced.sampler
         unread = {verdict.key for verdict in self.verdicts}
         skips = sampler.skip_zero_weight and sampler.power == 0 and "paced.sampler.skip_zero_weight" not in unread
@@ -234,6 +241,11 @@ def _pools(config: DictConfig, paced: PacedConfig) -> dict[str, int]:
     if paced.teacher.backend == "server":
         pools["teacher vLLM"] = config.distillation.n_gpus_per_node * config.distillation.nnodes
     return pools
+
+
+def _table(paced: PacedConfig) -> PassRateTable | None:
+    file = paced.pass_rate.file
+    return PassRateTable.load(file) if file is not None and Path(file).is_file() else None
 
 
 def _models(config: DictConfig) -> dict[str, str]:
