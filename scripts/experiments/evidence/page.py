@@ -321,6 +321,8 @@ def _snr(snr: Sequence[dict[str, Any]]) -> str:
 
 def _verl(runs: Runs, in_verl: Sequence[Run]) -> str:
     """Arms over uniform with verl's trainer, beside the same arms in plain torch."""
+    if not in_verl:
+        return "These runs have not been made yet."
     table = []
     for regime in dict.fromkeys(run["regime"] for run in in_verl):
         by_arm: dict[str, dict[int, Run]] = {}
