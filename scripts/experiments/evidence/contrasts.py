@@ -61,11 +61,11 @@ def by_area(both: list[tuple[Run, Run]], axis: str) -> Difference:
 
 
 def by_final(both: list[tuple[Run, Run]], axis: str = "step") -> Difference:
-    """Of the accuracy at the cost where the cheaper of the two ends."""
+    """Of the accuracy at the cost where the cheaper of the two ends; at equal steps, at the end of the programme's."""
     found = []
     for one, other in both:
         a, b = curves.curve(one, axis), curves.curve(other, axis)
-        end = min(a[0][-1], b[0][-1])
+        end = min(a[0][-1], b[0][-1], *([one["steps"]] if axis == "step" and "steps" in one else []))
         found.append((curves.value_at(*a, end), curves.value_at(*b, end)))
     return difference(*np.array(found).T)
 

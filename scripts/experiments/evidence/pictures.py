@@ -45,11 +45,15 @@ def the_map(runs: Runs, file: Path) -> None:
     right.set_title("equal price, estimates counted: accuracy at the end")
     left.set_yticks(range(len(ARMS_SHOWN)), ARMS_SHOWN)
     for axes in (left, right):
-        axes.set_xticks(range(len(MAPPED)), [name.replace(" ", "\n", 1).replace(", ", ",\n") for name in MAPPED])
+        axes.set_xticks(range(len(MAPPED)), list(map(_in_lines, MAPPED)))
         axes.tick_params(axis="x", labelsize=7)
     figure.suptitle("Held-out accuracy minus uniform's; 20 seeds; framed where the 95 % interval leaves out 0", size=10)
     figure.savefig(file, dpi=110)
     plt.close(figure)
+
+
+def _in_lines(regime: str) -> str:
+    return regime.replace(" ", "\n", 1).replace(", ", ",\n").replace(" teacher", "\nteacher")
 
 
 def _heat(axes: Axes, found: list[list[Difference]]) -> None:
