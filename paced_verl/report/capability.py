@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from paced_verl.report import charts
 from paced_verl.report.run import Run
+from paced_verl.report.verdict import plus
 
 Z = 1.959964
 """Of a normal 95 % interval."""
@@ -62,8 +63,8 @@ def sentences(run: Run) -> list[str]:
         worth = sum(row["requirement"] * gain for gain, row, _ in gains)
         error = math.sqrt(sum(row["requirement"] ** 2 * _apart(begun, row) ** 2 for _, row, begun in gains))
         said.append(
-            f"By the requirement the scores have changed by {100 * worth:+.1f} points ({_points(worth, error)}): "
-            + ", ".join(f"{row['capability']} {100 * g:+.1f} ({_points(g, _apart(old, row))})" for g, row, old in gains)
+            f"By the requirement the scores have changed by {plus(worth)} points ({_points(worth, error)}): "
+            + ", ".join(f"{row['capability']} {plus(g)} ({_points(g, _apart(old, row))})" for g, row, old in gains)
             + "."
         )
         if lost := [row["capability"] for gain, row, begun in gains if gain + Z * _apart(begun, row) < 0]:
@@ -132,7 +133,7 @@ def _apart(begun: Row, ended: Row) -> float:
 
 
 def _points(value: float, se: float) -> str:
-    return f"{100 * (value - Z * se):+.1f} to {100 * (value + Z * se):+.1f}"
+    return f"{plus(value - Z * se)} to {plus(value + Z * se)}"
 
 
 def _shares(run: Run, names: Sequence[str]) -> charts.Chart:

@@ -137,8 +137,18 @@ def _recorded(folder: Path, file: Path) -> Run:
         tables = {step: table for step, table in tables.items() if step <= done}
         folders = {step: kept for step, kept in folders.items() if step <= done}
     files = [file, *folder.glob("paced/pass_rates/*"), *(Path(a["metrics"]) for a in attempts if a["metrics"])]
-    shared = (_rows(folder / "paced" / "capability" / name) for name in ("history.parquet", "transfer.parquet"))
-    return Run(steps, tables, _name(folder, record), record, folders, warnings, *shared, seen=_last_written(files))
+    kept = folder / "paced" / "capability"
+    return Run(
+        steps,
+        tables,
+        _name(folder, record),
+        record,
+        folders,
+        warnings,
+        decisions=_rows(kept / "history.parquet"),
+        transfer=_rows(kept / "transfer.parquet"),
+        seen=_last_written(files),
+    )
 
 
 def _unrecorded(path: Path) -> Run:
