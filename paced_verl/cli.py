@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Column, Table
 from typer.core import TyperGroup
 
+from paced_verl.cli_capability import capability
+from paced_verl.console import or_exit as _or_exit
+from paced_verl.console import say as _say
+from paced_verl.console import show as _show
 from paced_verl.errors import PacedError
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ alignment = typer.Typer(
     cls=_MeasuresByDefault, help="Where a teacher's loss moves the student towards success, from rollouts alone."
 )
 app.add_typer(alignment, name="align")
-_Result = TypeVar("_Result")
+app.add_typer(capability, name="capability")
 
 
 class Dtype(str, Enum):
@@ -428,17 +430,6 @@ def _percent(mean: float, error: float, interval: tuple[float, float]) -> tuple[
     return f"{100 * mean:.1f}", f"{100 * error:.1f}", f"{100 * low:.1f} to {100 * high:.1f}"
 
 
-def _say(text: str, style: str | None = None, stderr: bool = False) -> None:
-    """Print text as it is; a terminal breaks its lines, a pipe gets them whole."""
-    Console(stderr=stderr).print(text, style=style, highlight=False, markup=False, soft_wrap=True)
-
-
-def _show(table: Table) -> None:
-    """Print a table, fitted to the terminal; a pipe gets it as wide as it is."""
-    console = Console()
-    console.print(table) if console.is_terminal else Console(width=1000).print(table)
-
-
 def _settled(overrides: list[str] | None, config_name: str, config_path: Path | None) -> tuple[DictConfig, PacedConfig]:
     """The configuration of a run, settled and checked, and its block."""
     from paced_verl.checks import check
@@ -446,17 +437,6 @@ def _settled(overrides: list[str] | None, config_name: str, config_path: Path | 
 
     config = compose(overrides or [], config_name, config_path)
     return config, check(config)[0]
-
-
-def _or_exit(run: Callable[[], _Result]) -> _Result:
-    """Run, and turn what a person did wrong into a message and exit code 1; a fault of the program's stays one."""
-    from hydra.errors import HydraException
-
-    try:
-        return run()
-    except (PacedError, FileNotFoundError, ConnectionError, HydraException) as error:
-        _say(str(error), style="red", stderr=True)
-        raise typer.Exit(1) from None
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ ROWS = 256
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "train.parquet"
     columns = {
-        "data_source": ["math_dapo"] * ROWS,
+        "data_source": ["math_dapo", "code"] * (ROWS // 2),
         "prompt": [[{"role": "user", "content": f"problem {i}"}] for i in range(ROWS)],
         "reward_model": [{"style": "rule", "ground_truth": "4"}] * ROWS,
         "extra_info": [{"index": str(i), "solution": "two and two"} for i in range(ROWS)],
@@ -35,6 +35,10 @@ def divergences(config: DictConfig) -> list[str]:
     return [stage.divergence for stage in config.paced.schedule]
 
 
+def teachers(config: DictConfig) -> int:
+    return sum(bool(teacher.get("model_path")) for teacher in config.distillation.teacher_models.values())
+
+
 TRACKS: dict[str, Callable[[DictConfig], bool]] = {
     "first track": lambda c: divergences(c) == ["forward_kl"] and c.paced.weight.kernel == "beta",
     "two stages": lambda c: divergences(c) == ["forward_kl", "reverse_kl"],
@@ -44,7 +48,11 @@ TRACKS: dict[str, Callable[[DictConfig], bool]] = {
     "hard filter baseline": lambda c: c.paced.weight.kernel == "hard_filter",
     "AKL baseline": lambda c: divergences(c) == ["akl"],
     "beside GRPO": lambda c: c.distillation.distillation_loss.use_task_rewards,
-    "several teachers": lambda c: sum(bool(t.get("model_path")) for t in c.distillation.teacher_models.values()) > 1,
+    "several teachers": lambda c: teachers(c) > 1,
+    "several capabilities": lambda c: c.paced.capability is not None and teachers(c) == 1,
+    "a teacher for each capability": lambda c: (
+        c.paced.capability is not None and c.paced.capability.column == c.distillation.teacher_key and teachers(c) > 1
+    ),
     "several nodes": lambda c: c.trainer.nnodes + c.actor_rollout_ref.rollout.nnodes + c.distillation.nnodes > 3,
 }
 """What README and docs promise a recipe for: how its configuration shows it."""

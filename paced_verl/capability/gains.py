@@ -126,6 +126,14 @@ class Gains:
         return np.asarray(np.tensordot(self.weights, self._known()[0][..., 1:], 1))
 
     @property
+    def transfer_se(self) -> FloatArray:
+        """(C, C) posterior deviation of T, that between the scales included."""
+        mean, cov = self._known()
+        second = np.diagonal(cov, axis1=-2, axis2=-1)[..., 1:] + mean[..., 1:] ** 2
+        variance = np.tensordot(self.weights, second, 1) - self.transfer**2
+        return np.asarray(np.sqrt(np.maximum(variance, 0)))
+
+    @property
     def room(self) -> FloatArray:
         """(C,) h, of the filtered scores."""
         return np.asarray(np.clip(1 - self.weights @ self._known()[0][..., 0], 0, 1))

@@ -13,7 +13,7 @@ from paced_verl.capability.actions import actions
 from paced_verl.capability.bandit import Ensemble, calibration, upper_bound
 from paced_verl.capability.gains import Gains, Prior
 from paced_verl.capability.optimum import Aim
-from paced_verl.capability.protocol import Outcome, Policy, State
+from paced_verl.capability.protocol import KnowsTransfer, Outcome, Policy, State
 from paced_verl.capability.reward import protected_capabilities
 from paced_verl.capability.simplex import hellinger, project
 from paced_verl.errors import PacedError
@@ -133,6 +133,13 @@ class _ByName:
     def metrics(self) -> dict[str, float]:
         return self._inner.metrics()
 
+    def transfer(self) -> tuple[FloatArray, FloatArray] | None:
+        found = self._inner.transfer() if isinstance(self._inner, KnowsTransfer) else None
+        if found is None:
+            return None
+        places = np.ix_(self._back, self._back)
+        return found[0][places], found[1][places]
+
 
 class Memoryless:
     """A mix that follows from the state alone."""
@@ -249,6 +256,9 @@ class GainsPolicy(Remembering):
             "predicted_se": float(np.sqrt(state.r**2 @ sd[0] ** 2)),
         }
         return taken
+
+    def transfer(self) -> tuple[FloatArray, FloatArray] | None:
+        return (self.model.transfer, self.model.transfer_se) if self.outcomes else None
 
     def aim(self, state: State) -> Aim:
         """What the rest of the budget is for."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -78,3 +78,11 @@ class Policy(Protocol):
 
     def metrics(self) -> dict[str, float]:
         """Numbers for the log, of the last proposal."""
+
+
+@runtime_checkable
+class KnowsTransfer(Protocol):
+    """What a policy may be, besides: one that says what each capability's tokens do to all scores."""
+
+    def transfer(self) -> tuple[FloatArray, FloatArray] | None:
+        """T (C, C) of :mod:`paced_verl.capability.gains` and its deviations; ``None``: nothing was observed yet."""

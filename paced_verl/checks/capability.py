@@ -60,6 +60,11 @@ def capability_data(config: DictConfig, paced: PacedConfig) -> Iterator[str]:
         yield f"paced.capability: {error}"
 
 
+def capability_names(config: DictConfig, settings: CapabilityConfig) -> tuple[str, ...]:
+    """What the capabilities are called, of training files that are there and have been checked."""
+    return Capabilities.read(_read(config, settings.column, "column"), settings.column, settings.match).names
+
+
 def _read(config: DictConfig, path: str, key: str) -> pa.Array:
     """A column of the training files, as text."""
     files, first = local_files(config, "train_files"), path.split(".")[0]

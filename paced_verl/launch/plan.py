@@ -9,6 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from paced_verl.checks import check, check_length, number_of_prompts
+from paced_verl.checks.capability import capability_names
 from paced_verl.config import PacedConfig
 from paced_verl.config.verdicts import Verdict
 from paced_verl.config.wiring import teacher_paths
@@ -32,6 +33,7 @@ class Plan:
         models: The student's model, and the teachers' by their names.
         table: Pass rates that are known before the run; ``None``: there is no file of them here.
         verdicts: Settings that do not run as written.
+        capabilities: Names of what shares the tokens; ``None`` where nothing does, or the data are not local.
     """
 
     paced: PacedConfig
@@ -43,6 +45,7 @@ class Plan:
     models: dict[str, str]
     table: PassRateTable | None
     verdicts: list[Verdict]
+    capabilities: tuple[str, ...] | None
 
     @classmethod
     def of(cls, config: DictConfig, files: bool = True) -> Plan:
@@ -72,6 +75,9 @@ class Plan:
             models=_models(config),
             table=_table(paced) if files else None,
             verdicts=verdicts,
+            capabilities=None
+            if prompts is None or paced.capability is None
+            else capability_names(config, paced.capability),
         )
 
     def rows(self, stage: Stage) -> int:
@@ -109,6 +115,7 @@ class Plan:
         lines += self._price()
         lines += self._visits()
         lines += [f"advice: {sentence}" for sentence in recommend(paced, self.table)]
+        lines += self._capabilities()
         sampler = paced.sampler
         unread = {verdict.key for verdict in self.verdicts}
         skips = sampler.skip_zero_weight and sampler.power == 0 and "paced.sampler.skip_zero_weight" not in unread
@@ -132,6 +139,30 @@ class Plan:
         lines.append("GPUs: " + ", ".join(f"{pool} {count}" for pool, count in self.pools.items()))
         lines.append("models: " + ", ".join(f"{name} {path}" for name, path in self.models.items()))
         lines += map(str, self.verdicts)
+        return lines
+
+    def _capabilities(self) -> list[str]:
+        """Who shares the tokens among capabilities, and what it costs to decide."""
+        shared = self.paced.capability
+        if shared is None:
+            return []
+        decisions = None if self.schedule is None else -(-self.schedule.stages[-1].last // shared.every_steps)
+        often = "" if decisions is None else f", {decisions} decision(s) in the run"
+        lines = [f"capabilities: by {shared.column}, {shared.policy} decides every {shared.every_steps} steps{often}"]
+        if shared.probe is None:
+            lines.append("    probes: none")
+        else:
+            one = f"{shared.probe.prompts} prompts × {shared.probe.samples} responses of each capability"
+            names = len(self.capabilities or ())
+            each = names * shared.probe.prompts * shared.probe.samples
+            count = f", {each:,} responses for {names} capabilities" if names else ""
+            # Before each decision, and once more after the last step.
+            total = f", {each * (decisions + 1):,} in all" if names and decisions is not None else ""
+            lines.append(f"    probes: {one} a decision{count}{total}; they are never trained")
+        if shared.budget is not None:
+            lines.append(f"    budget: {shared.budget:,} tokens of responses; the run ends before it could need more")
+        if shared.curriculum is not None:
+            lines.append(f"    curriculum: levels of {shared.curriculum.column}, by {shared.curriculum.by}")
         return lines
 
     def _alignment(self) -> str:

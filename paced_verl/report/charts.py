@@ -218,3 +218,25 @@ def lines(run: Run, names: Mapping[str, str], title: str, limit: float | None = 
         figure.add_hline(y=limit, line={"color": "#64748b", "width": 1, "dash": "dash"})
     figure.update_layout(showlegend=len(figure.data) > 1, height=260)
     return _chart(figure)
+
+
+def by_step(
+    traces: Mapping[str, Sequence[tuple[float, float, float]]],
+    title: str,
+    points: Mapping[str, Sequence[tuple[float, float]]] | None = None,
+    **axis: Any,
+) -> Chart:
+    """Lines of (step, value, half of its 95 % interval), and points (step, value) in the colour of their place."""
+    figure = _figure(yaxis={"title": title, **axis}, xaxis={"title": "step"}, hovermode="closest")
+    for i, (name, line) in enumerate(traces.items()):
+        style = {"line": {"color": COLOURS[i % len(COLOURS)], "width": 2}, "mode": "lines+markers"}
+        halves = [half for *_, half in line]
+        bars = {"type": "data", "array": halves, "thickness": 1.2, "width": 3} if any(halves) else None
+        figure.add_scatter(x=[p[0] for p in line], y=[p[1] for p in line], name=short(name), error_y=bars, **style)
+    for i, (name, found) in enumerate((points or {}).items()):
+        own = name not in traces
+        colour = COLOURS[(i + own) % len(COLOURS)]
+        marker = {"color": colour, "size": 9, "symbol": "diamond-open"}
+        label = short(name) if own else f"{short(name)}, realised"
+        figure.add_scatter(x=[p[0] for p in found], y=[p[1] for p in found], name=label, mode="markers", marker=marker)
+    return _chart(figure)

@@ -13,7 +13,7 @@ from plotly.offline import get_plotlyjs
 
 from paced_verl.atomic import replacing
 from paced_verl.pacing.pass_rates import PassRateTable
-from paced_verl.report import charts, movement, tokens, verdict
+from paced_verl.report import capability, charts, movement, tokens, verdict
 from paced_verl.report.accuracy import moments, problems, samples_per_problem
 from paced_verl.report.health import TAIL_LIMIT, examine
 from paced_verl.report.run import Run, status
@@ -96,6 +96,7 @@ def _parts(runs: Sequence[Run]) -> dict[str, Any]:
         "standing": verdict.standing(first),
         "worked": _worked(runs),
         "budget": _budget(runs),
+        "capability": _capability(first),
         "learned": _learned(first),
         "health": _health(first),
         "settings": _settings(first),
@@ -152,6 +153,11 @@ def _budget(runs: Sequence[Run]) -> dict[str, Any]:
         "seconds": {words: verdict.duration(seconds) for words, seconds in tokens.seconds(first).items()},
         "figures": figures,
     }
+
+
+def _capability(run: Run) -> dict[str, Any] | None:
+    found = capability.of(run)
+    return found and found | {"figures": [Figure(*figure) for figure in found["charts"] if figure[-1] is not None]}
 
 
 def _learned(run: Run) -> dict[str, Any]:

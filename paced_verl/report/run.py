@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from paced_verl.errors import PacedError
 from paced_verl.pacing.pass_rates import PassRateTable
 from paced_verl.report.metrics import Steps, join, read_attempts
@@ -27,6 +29,8 @@ class Run:
         record: ``paced/run.json``; empty without one.
         folders: By step, what this plugin keeps in verl's checkpoints.
         warnings: Sentences about what is missing or was left out.
+        decisions: Rows of ``paced/capability/history.parquet``, one a decision and capability; empty without one.
+        transfer: Rows of ``transfer.parquet`` beside it, what tokens spent on ``by`` add to ``to``.
         seen: When a file of the run was last written, seconds since 1970; ``None`` where there is none.
     """
 
@@ -36,6 +40,8 @@ class Run:
     record: Mapping[str, Any] = field(default_factory=dict)
     folders: dict[int, Path] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    decisions: list[dict[str, Any]] = field(default_factory=list)
+    transfer: list[dict[str, Any]] = field(default_factory=list)
     seen: float | None = None
 
     @classmethod
@@ -131,7 +137,18 @@ def _recorded(folder: Path, file: Path) -> Run:
         tables = {step: table for step, table in tables.items() if step <= done}
         folders = {step: kept for step, kept in folders.items() if step <= done}
     files = [file, *folder.glob("paced/pass_rates/*"), *(Path(a["metrics"]) for a in attempts if a["metrics"])]
-    return Run(steps, tables, _name(folder, record), record, folders, warnings, _last_written(files))
+    kept = folder / "paced" / "capability"
+    return Run(
+        steps,
+        tables,
+        _name(folder, record),
+        record,
+        folders,
+        warnings,
+        decisions=_rows(kept / "history.parquet"),
+        transfer=_rows(kept / "transfer.parquet"),
+        seen=_last_written(files),
+    )
 
 
 def _unrecorded(path: Path) -> Run:
@@ -149,6 +166,10 @@ def _unrecorded(path: Path) -> Run:
         "are no pass rates of single prompts. Runs of verl's own trainers, as with +paced=advantage, keep none."
     )
     return Run(steps, {}, path.stem, warnings=warnings, seen=_last_written(files))
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    return pq.read_table(file).to_pylist() if file.is_file() else []
 
 
 def _tables(folder: Path) -> dict[int, PassRateTable]:

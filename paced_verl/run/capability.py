@@ -17,7 +17,7 @@ from paced_verl.atomic import replacing
 from paced_verl.capability.curriculum import Curriculum, Levels, Parts
 from paced_verl.capability.ledger import Ledger
 from paced_verl.capability.policies import PolicySettings, make_policy
-from paced_verl.capability.protocol import Outcome, Policy, State
+from paced_verl.capability.protocol import KnowsTransfer, Outcome, Policy, State
 from paced_verl.capability.reward import protected_capabilities, reward
 from paced_verl.capability.scores import Scores, scores_of
 from paced_verl.capability.table import Capabilities
@@ -31,6 +31,7 @@ FloatArray = npt.NDArray[np.float64]
 TRAINED, TEACHER, PROBE = "trained", "teacher", "probe"
 """Kinds of tokens: of responses that train, that a teacher reads and writes, and of responses to probes."""
 HISTORY = "history.parquet"
+TRANSFER = "transfer.parquet"
 
 
 @dataclass
@@ -329,10 +330,24 @@ class Allocation:
         for place, (name, weight) in enumerate(zip(self.capabilities.names, self.r.tolist(), strict=True)):
             own = {column: float(values[place]) for column, values in columns.items()}
             self.history.append(shared | {"capability": name, "requirement": weight} | own)
+        self._keep(HISTORY, self.history)
+        if isinstance(self._policy, KnowsTransfer) and (found := self._policy.transfer()) is not None:
+            self._keep(TRANSFER, self._transfer(*found))
+
+    def _transfer(self, mean: FloatArray, se: FloatArray) -> list[dict[str, Any]]:
+        """T as it is believed after the last decision: a row for what tokens spent on ``by`` add to ``to``."""
+        names, decision = self.capabilities.names, self._decided - 1
+        return [
+            {"to": to, "by": by, "mean": float(mean[i, j]), "se": float(se[i, j]), "decision": decision}
+            for i, to in enumerate(names)
+            for j, by in enumerate(names)
+        ]
+
+    def _keep(self, name: str, rows: list[dict[str, Any]]) -> None:
         if self.shared.folder is not None:
             self.shared.folder.mkdir(parents=True, exist_ok=True)
-            with replacing(self.shared.folder / HISTORY) as unfinished:
-                pq.write_table(pa.Table.from_pylist(self.history), unfinished)
+            with replacing(self.shared.folder / name) as unfinished:
+                pq.write_table(pa.Table.from_pylist(rows), unfinished)
 
     def save(self, file: Path) -> None:
         """Write everything."""

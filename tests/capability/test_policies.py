@@ -83,6 +83,19 @@ def test_a_resumed_policy_goes_on_as_an_undisturbed_one(name: str) -> None:
     assert np.array_equal(proposals(resumed, others[6:], theirs[6:]), whole[6:][:, order])
 
 
+def test_the_transfer_is_in_the_order_of_the_settings() -> None:
+    order = [3, 1, 0, 2]
+    (states, outcomes), (others, theirs) = story([0, 1, 2, 3]), story(order)
+    one, other = make("gains"), make("gains", order)
+    assert one.transfer() is None, "nothing was observed"
+    proposals(one, states, outcomes)
+    proposals(other, others, theirs)
+    for mine, its in zip(one.transfer(), other.transfer(), strict=True):
+        assert np.array_equal(its, mine[np.ix_(order, order)])
+        assert not np.array_equal(its, mine)
+    assert make("read").transfer() is None, "it knows none"
+
+
 def through_files(state: object) -> object:
     """As JSON and plain arrays keep it; anything else fails."""
     if isinstance(state, dict):

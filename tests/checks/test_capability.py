@@ -8,6 +8,7 @@ import pytest
 
 from paced_verl.checks import check
 from paced_verl.config import ConfigError
+from paced_verl.launch.plan import Plan
 from tests.checks.test_checks import ROWS, config_of, write_data, write_model
 
 SOURCES = ["maths", "code", "words"] * (ROWS // 3)
@@ -95,3 +96,21 @@ def test_settings_that_do_not_go_with_it_are_named(folder: Path, overrides: tupl
 def test_a_budget_counts_whole_steps(folder: Path) -> None:
     message = refused(folder, "trainer.v1.trainer_mode=paced_colocate_async", budget="100000")
     assert "Use paced_sync, or no budget" in message
+
+
+def test_the_plan_says_who_decides_and_what_that_costs(folder: Path) -> None:
+    block = "{column: skill, every_steps: 8, probe: {prompts: 2, samples: 2}, curriculum: {column: extra_info.level}}"
+    text = str(Plan.of(config_of(folder, f"paced.capability={block}")))
+    assert "capabilities: by skill, gains decides every 8 steps, 2 decision(s) in the run" in text
+    # 3 capabilities × 2 × 2, before steps 1 and 9, and after the last.
+    assert (
+        "probes: 2 prompts × 2 responses of each capability a decision, 12 responses for 3 capabilities, 36 in" in text
+    )
+    assert "curriculum: levels of extra_info.level, by frontier" in text
+    assert "budget:" not in text
+    block = "{column: skill, policy: uniform, probe: null, every_steps: 2, budget: 100000}"
+    text = str(Plan.of(config_of(folder, f"paced.capability={block}")))
+    assert "uniform decides every 2 steps, 5 decision(s)" in text
+    assert "probes: none" in text
+    assert "budget: 100,000 tokens of responses" in text
+    assert "capabilities:" not in str(Plan.of(config_of(folder)))

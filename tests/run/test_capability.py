@@ -11,12 +11,13 @@ import pytest
 
 from paced_verl import fields
 from paced_verl.capability.curriculum import Levels
+from paced_verl.capability.policies import _ByName
 from paced_verl.capability.table import Capabilities
 from paced_verl.config import CapabilityConfig
 from paced_verl.pacing.kernel import Kernel
 from paced_verl.pacing.mix import MixSampler
 from paced_verl.pacing.pass_rates import PassRateTable
-from paced_verl.run.capability import HISTORY, Allocation, Shared
+from paced_verl.run.capability import HISTORY, TRANSFER, Allocation, Shared
 from paced_verl.run.measure import Counts
 from paced_verl.run.step_rows import StepRows
 
@@ -172,6 +173,31 @@ def test_gains_begin_with_the_requirement_and_hear_of_every_decision() -> None:
     metrics = run.allocation.metrics()
     assert 0 <= metrics["paced/allocation/better_probability"] <= 1
     assert metrics["paced/capability/code/score"] == run.allocation._decision.before.mean[0]
+
+
+def test_what_gains_believes_of_the_transfer_is_kept_and_goes_by_names(tmp_path: Path) -> None:
+    run = Run(tmp_path, policy="gains")
+    run.steps(1, EVERY)
+    assert not (tmp_path / TRANSFER).exists(), "no decision has closed"
+    run.steps(EVERY + 1, STEPS)
+    table = pl.read_parquet(tmp_path / TRANSFER)
+    assert table.columns == ["to", "by", "mean", "se", "decision"]
+    assert table["decision"].unique().to_list() == [STEPS // EVERY - 2], "the last that has closed"
+    assert isinstance(run.allocation._policy, _ByName)
+    model = run.allocation._policy._inner.model  # in the order of names, as NAMES are
+    drawn = model.draws(20_000)
+    for row in table.iter_rows(named=True):
+        each = drawn[:, NAMES.index(row["to"]), NAMES.index(row["by"])]
+        assert row["mean"] == pytest.approx(each.mean(), abs=5 * row["se"] / np.sqrt(len(each)))
+        assert row["se"] == pytest.approx(each.std(), rel=0.05)
+    own = table.filter(pl.col("to") == pl.col("by")).sort("mean")
+    assert own["to"].to_list()[-1] == "maths", "what learns fastest by its own tokens"
+
+
+def test_a_policy_that_knows_no_transfer_keeps_none(tmp_path: Path) -> None:
+    Run(tmp_path, policy="task_static").steps(1, STEPS)
+    assert (tmp_path / HISTORY).exists()
+    assert not (tmp_path / TRANSFER).exists()
 
 
 def test_a_curriculum_draws_the_level_that_probes_say_is_the_frontier_and_moves_on() -> None:
