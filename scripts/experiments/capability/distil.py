@@ -1,4 +1,4 @@
-"""One run: a policy of the product shares the tokens, by the product's own decisions, ledger, sampler and divergences."""
+"""One run: a policy of the product shares the tokens, with the product's decisions, ledger, sampler and divergences."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from scripts.experiments.evidence.problems import mask, right
 BATCH, EVERY, DECISIONS = 64, 20, 20
 MOST_TOKENS = 7  # of a response: six digits and END; what the teacher writes beyond is cut off
 TOKENS = 5.4  # of a response in the mean
-RATE = 5e-4
+RATE, WARMUP = 5e-4, 20  # steps until the learning rate is reached: AdamW knows nothing of the student's past
 FEW, MANY = {"prompts": 26, "samples": 2}, {"prompts": 128, "samples": 4}
 """Probes: a quarter of the responses that train, the most that the product accepts; and ten times as many."""
 ON_THE_WAY = 128
@@ -82,7 +82,8 @@ class Distillation:
     def __init__(self, world: World, plan: Plan, seed: int):
         self.world, self.seed = world, seed
         paced = plan.paced(seed)
-        assert paced.capability is not None and paced.capability.probe is not None
+        assert paced.capability is not None
+        assert paced.capability.probe is not None
         steps = 2 * plan.decisions * EVERY  # more than the budget pays for
         capabilities = world.capabilities(paced.capability.probe.prompts, seed)
         shared = Shared(paced.capability, capabilities, steps, BATCH, MOST_TOKENS, seed, None)
@@ -108,10 +109,11 @@ class Distillation:
         """Train until the budget is spent; returns what was decided, what it cost, and accuracies (points, C)."""
         started = time.monotonic()
         with contextlib.redirect_stdout(io.StringIO()):
-            curve = self._run()
+            before, curve = self._judged(HELD_OUT), self._run()
         history, ledger = self.allocation.history, self.allocation.ledger
         planned = np.array([row["planned"] for row in history]).reshape(-1, len(NAMES))
         return {
+            "before": before,
             "accuracy": curve,
             "final": self._judged(HELD_OUT),
             "planned": planned.tolist(),
@@ -149,6 +151,8 @@ class Distillation:
 
     def _step(self, step: int) -> None:
         """(1/B) Σ w̃ (1/T) Σ_t D_t over prompts of the decision's mix."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = RATE * min(1.0, step / WARMUP)
         drawn = self.rates.sampler.draw(BATCH)
         which = torch.from_numpy(drawn)
         weights = torch.from_numpy(self.rates.sampler.loss_weights(drawn))

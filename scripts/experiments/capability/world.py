@@ -24,7 +24,7 @@ TRAINING, HELD_OUT = 512, 1024  # problems of each capability; probes are set ap
 PASS_RATE_SAMPLES = 4
 LEARNED = {"copy": 0.5, "reverse": 0.2, "sort": 0.2, "shift": 0.06, "peak": 0.04}
 """What the student has learned before the run: shares of its problems. Nothing is ``deep``."""
-STUDENT_STEPS, TEACHER_STEPS = 150, 2500
+STUDENT_STEPS, TEACHER_STEPS = 200, 2500
 
 
 @dataclass(frozen=True)
