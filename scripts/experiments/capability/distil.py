@@ -29,7 +29,7 @@ from scripts.experiments.evidence.problems import mask, right
 BATCH, EVERY, DECISIONS = 64, 20, 20
 MOST_TOKENS = 7  # of a response: six digits and END; what the teacher writes beyond is cut off
 TOKENS = 5.4  # of a response in the mean
-RATE, WARMUP = 5e-4, 20  # steps until the learning rate is reached: AdamW knows nothing of the student's past
+RATE, WARMUP = 2e-4, 20  # steps until the learning rate is reached: AdamW knows nothing of the student's past
 FEW, MANY = {"prompts": 26, "samples": 2}, {"prompts": 128, "samples": 4}
 """Probes: a quarter of the responses that train, the most that the product accepts; and ten times as many."""
 ON_THE_WAY = 128
