@@ -22,13 +22,14 @@ from scripts.experiments.capability.contrasts import (
 )
 from scripts.experiments.capability.predictions import PREDICTIONS, of
 from scripts.experiments.capability.problems import NAMES, REQUIREMENT
-from scripts.experiments.capability.programme import CALIBRATION, POLICIES
+from scripts.experiments.capability.programme import CALIBRATION, MIXES, POLICIES
 from scripts.experiments.evidence.page import shown
 from scripts.experiments.evidence.predictions import outcome
 from scripts.experiments.page import lines, wrapped
 
 Row = dict[str, Any]
-REPORTED = (*POLICIES, "best fixed")
+REPORTED = (*POLICIES, *MIXES)
+MEASURES = {area: "mean over the run", hurts: "decisions that hurt"}
 ORDER = sorted(NAMES, key=lambda name: -REQUIREMENT[name])
 
 
@@ -79,14 +80,18 @@ def _levels(rows: Sequence[Row]) -> str:
 def _headroom(rows: Sequence[Row]) -> str:
     found = measured.found(rows)
     best = ", ".join(f"{name} {found.headroom.best[NAMES.index(name)]:.2f}" for name in ORDER)
-    gap = against(rows, "best fixed", phase="calibration", base="calibration")
-    per_seed = ", ".join(f"{value:+.3f}" for value in gap.gaps)
-    static = np.mean([gain(row) for row in pick(rows, "calibration", STATIC).values()])
-    return wrapped(
-        f"The model of the product puts what the static mix gains at {found.headroom.static_gain:.3f} points of U, and "
-        f"says: “{found.headroom.verdict}” Its best fixed mix: {best}. In full runs of the {len(CALIBRATION)} seeds of "
-        f"the calibration the static mix gained {static:.3f}, and that mix (rounded) {per_seed} more, a number a seed."
+    runs = pick(rows, "calibration", STATIC)
+    static = ", ".join(f"{gain(runs[seed]):+.3f}" for seed in CALIBRATION)
+    more = found.headroom.gain * abs(found.headroom.static_gain)
+    text = (
+        f"“{found.headroom.verdict}” By its model the static mix would add {found.headroom.static_gain:+.3f} to U over "
+        f"the run, and its best fixed mix ({best}) {more:.3f} more. In full runs of the {len(CALIBRATION)} calibration "
+        f"seeds the static mix added {static}"
     )
+    for arm, words in (("by headroom", "that mix"), ("without deep", "the requirement without `deep`")):
+        gaps = against(rows, arm, phase="calibration", base="calibration").gaps
+        text += f"; {words} {', '.join(f'{value:+.3f}' for value in gaps)} more"
+    return wrapped(f"{text} (a number a seed).")
 
 
 def _transfer(rows: Sequence[Row]) -> str:
@@ -162,6 +167,10 @@ def _predictions(rows: Sequence[Row]) -> str:
         low, high = prediction.expected
         came = outcome(prediction.expected, found)
         words = f"{prediction.arm} − {prediction.other}"
+        if prediction.phase != "policies":
+            words = words.replace(" −", " (more probes) −")
+        if prediction.measure is not utility:
+            words += f", {MEASURES[prediction.measure]}"
         table.append([prediction.name, words, f"{low:+g} to {high:+g}", shown(found), came])
     return lines(["prediction", "compared", "expected", "found", "outcome"], table)
 

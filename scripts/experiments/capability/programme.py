@@ -19,8 +19,16 @@ INTERVENTIONS: dict[str, Mapping[str, float]] = {name: {name: 1.0} for name in N
     "even": EVEN,
     "static": REQUIREMENT,
 }
-BEST: Mapping[str, float] = {}
-"""The best fixed mix by the interventions, as ``headroom.found`` gives it: fixed before any reported run."""
+KEPT = 0.02
+"""Least share, of policies as of mixes."""
+BY_HEADROOM = {"sort": 0.416, "reverse": 0.398, "peak": 0.126, "copy": KEPT, "deep": KEPT, "shift": KEPT}
+"""The best fixed mix by the interventions, as ``headroom.found`` gives it."""
+WITHOUT_DEEP = {
+    name: KEPT if name == "deep" else r * (1 - KEPT) / (1 - REQUIREMENT["deep"]) for name, r in REQUIREMENT.items()
+}
+"""The requirement, but for what is out of reach: what a look at the first probes tells anyone."""
+MIXES = {"by headroom": BY_HEADROOM, "without deep": WITHOUT_DEEP}
+"""Fixed mixes beside the policies, set before any reported run."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,7 @@ class Cell:
 
     Attributes:
         phase: ``interventions``, ``calibration``, ``policies`` or ``more probes``.
-        arm: An intervention, a policy, or ``best fixed``.
+        arm: An intervention, a policy, or one of ``MIXES``.
         seed: Of the student, the problems and everything that is drawn.
     """
 
@@ -42,8 +50,8 @@ class Cell:
         """What it does."""
         if self.phase == "interventions":
             return Plan("fixed", INTERVENTIONS[self.arm], self.decisions, floor=0.0)
-        if self.arm == "best fixed":
-            return Plan("fixed", BEST, self.decisions)
+        if self.arm in MIXES:
+            return Plan("fixed", MIXES[self.arm], self.decisions)
         return Plan(self.arm, decisions=self.decisions, probe=MANY if self.phase == "more probes" else FEW)
 
     def columns(self) -> dict[str, Any]:
@@ -60,13 +68,13 @@ def interventions() -> Iterator[Cell]:
 def calibration() -> Iterator[Cell]:
     """Whether the best mix by the interventions is better in full runs."""
     for seed in CALIBRATION:
-        yield from (Cell("calibration", arm, seed) for arm in ("task_static", "best fixed"))
+        yield from (Cell("calibration", arm, seed) for arm in ("task_static", *MIXES))
 
 
 def policies() -> Iterator[Cell]:
     """B: what is reported."""
     for seed in SEEDS:
-        yield from (Cell("policies", arm, seed) for arm in (*POLICIES, "best fixed"))
+        yield from (Cell("policies", arm, seed) for arm in (*POLICIES, *MIXES))
 
 
 def more_probes() -> Iterator[Cell]:

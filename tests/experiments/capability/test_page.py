@@ -16,7 +16,7 @@ from scripts.experiments.evidence import stats
 
 BEFORE = np.array([0.9, 0.0, 0.4, 0.3, 0.1, 0.5])
 RATE = np.diag([0.1, 0.0, 0.3, 0.2, 0.5, 0.2])
-SHIFTS = {"gains": 0.02, "one_hot": -0.1, "best fixed": 0.03}
+SHIFTS = {"gains": 0.02, "one_hot": -0.1, "by headroom": 0.03}
 
 
 def made_up(cell: Cell) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def test_differences_are_to_the_static_mix(blocks: dict[str, str]) -> None:
     rows = table(blocks["policies"])
     assert rows["gains"][1].startswith("**+0.02")
     assert rows["one_hot"][1].startswith("**-0.10")
-    assert rows["best fixed"][3] == "", "it is not of the family"
+    assert rows["by headroom"][3] == "", "it is not of the family"
     assert float(rows["gains"][3]) < 0.05 < float(rows["uniform"][3])
     assert float(rows["one_hot"][5].rstrip("%")) == pytest.approx(100 / (4 * len(NAMES)), abs=0.05), "one fall of 24"
     assert rows["task_static"][5] == "0.0%"
