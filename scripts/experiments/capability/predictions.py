@@ -1,7 +1,7 @@
 """What was expected before any run with seeds of 100 and more.
 
-Written down after the interventions and the calibration's runs of two fixed mixes and the static one, with seeds 0 to 2;
-no policy that decides had been run. Words and intervals are not changed afterwards.
+Written down after the interventions and the calibration's runs of two fixed mixes and the static one, with seeds 0 to
+2. Nothing that a deciding policy had reached had been looked at. Words and intervals are not changed afterwards.
 """
 
 from __future__ import annotations
