@@ -52,7 +52,7 @@ def run(
     for phase in phases or []:
         if phase not in PHASES:
             raise typer.BadParameter(f"{phase}: expected some of {', '.join(PHASES)}")
-    folder = folder or default_folder()
+    folder = folder or (default_folder() / "smoke" if small else default_folder())
     if not small:
         runner.restore(committed(), folder)
     cells = smoke() if small else programme(phases or ())
@@ -60,7 +60,7 @@ def run(
     console.print(f"{len(left)} of {len(cells)} runs are left")
     if plan:
         return
-    for done in runner.run(left, folder, processes):
+    for done in runner.run(left, folder, processes, hasty=small):
         console.print(f"{done} more")
 
 

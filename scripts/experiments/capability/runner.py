@@ -16,9 +16,10 @@ from typing import Any
 import polars as pl
 import torch
 
+from scripts.experiments.capability import world as worlds
 from scripts.experiments.capability.distil import Distillation
 from scripts.experiments.capability.programme import Cell
-from scripts.experiments.capability.world import World, build
+from scripts.experiments.capability.world import World
 
 HERE = Path(__file__).parent
 SOURCES = (
@@ -52,19 +53,21 @@ def keep(folder: Path, table: Path) -> None:
     pl.DataFrame(rows, infer_schema_length=None).write_parquet(table, compression_level=19)
 
 
-def run(cells: Sequence[Cell], folder: Path, processes: int) -> Iterator[int]:
+def run(cells: Sequence[Cell], folder: Path, processes: int, hasty: bool = False) -> Iterator[int]:
     """Run what has no row in the folder; yields how many more have one, world by world."""
     context = multiprocessing.get_context("spawn")  # torch's threads do not outlive a fork
     groups = [list(group) for _, group in itertools.groupby(todo(cells, folder), key=lambda cell: cell.seed)]
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        for done in as_completed([pool.submit(in_world, group, folder) for group in groups]):
+        for done in as_completed([pool.submit(in_world, group, folder, hasty) for group in groups]):
             yield done.result()
 
 
-def in_world(cells: Sequence[Cell], folder: Path) -> int:
-    """Run cells of one seed, and keep a row each; returns how many."""
+def in_world(cells: Sequence[Cell], folder: Path, hasty: bool = False) -> int:
+    """Run cells of one seed, and keep a row each; returns how many. ``hasty``: the models have hardly learned."""
     torch.set_num_threads(1)  # at these sizes threads cost more than they give
-    world = build(cells[0].seed, folder / "models")
+    if hasty:  # in a process of its own
+        worlds.STUDENT_STEPS, worlds.TEACHER_STEPS = 40, 60
+    world = worlds.build(cells[0].seed, folder / "models")
     for cell in cells:
         one(cell, world, folder)
     return len(cells)

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from scripts.experiments.capability import runner, world
+from scripts.experiments.capability.__main__ import app
 from scripts.experiments.capability.distil import BATCH, DECISIONS, EVERY, FEW, MOST_TOKENS, TOKENS, Distillation, Plan
 from scripts.experiments.capability.problems import ASKED, NAMES, REQUIREMENT, make
 from scripts.experiments.capability.programme import CALIBRATION, PHASES, SEEDS, Cell, programme, smoke
@@ -115,3 +117,9 @@ def test_runs_that_are_done_are_not_run_again(small: World, tmp_path: Path) -> N
     assert runner.todo(cells, tmp_path / "new") == cells[1:], "rows of other code are none"
     assert json.loads(next((tmp_path / "new" / "rows").iterdir()).read_text()) == row
     assert Cell(row["phase"], row["arm"], row["seed"], row["decisions"]) == cells[0]
+
+
+def test_the_smoke_run_leaves_a_row_a_run(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["run", "--smoke", "--folder", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert not runner.todo(smoke(), tmp_path)
