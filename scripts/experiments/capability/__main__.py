@@ -4,7 +4,7 @@ python -m scripts.experiments.capability run interventions calibration   # what 
 python -m scripts.experiments.capability run               # all of it, an hour; --plan counts what is left
 python -m scripts.experiments.capability run --smoke       # a minute
 python -m scripts.experiments.capability keep              # the committed table, out of what has been run
-python -m scripts.experiments.capability page              # table and page
+python -m scripts.experiments.capability page              # the page, out of that table
 python -m scripts.experiments.capability page --check      # compares the page with the committed table
 """
 

@@ -41,6 +41,7 @@ def blocks(rows: Sequence[Row]) -> dict[str, str]:
         "headroom": _headroom(rows),
         "transfer": _transfer(rows),
         "policies": _policies(rows),
+        "verdict": _verdict(rows),
         "shares": _shares(rows),
         "capabilities": _capabilities(rows),
         "probes": _probes(rows),
@@ -130,6 +131,21 @@ def _policies(rows: Sequence[Row]) -> str:
         )
     head = ["policy", "final U", "difference to task_static", "bootstrap (BCa)", "p, Holm", "mean U over the run"]
     return lines([*head, "hurts", "lowest"], table)
+
+
+def _verdict(rows: Sequence[Row]) -> str:
+    """What is settled at 5 %, and how large a difference would have been seen."""
+    groups: dict[str, list[str]] = {"better": [], "worse": [], "not told apart": []}
+    for arm, gap, p in registered(rows):
+        groups["not told apart" if p >= 0.05 else "better" if gap.mean > 0 else "worse"].append(f"`{arm}`")
+    said = "; ".join(f"{words}: {', '.join(arms) or 'none'}" for words, arms in groups.items())
+    static = _mean(gain(row) for row in pick(rows, "policies", STATIC).values())
+    there = against(rows, "without deep").mean
+    won = against(rows, "gains").mean
+    return wrapped(
+        f"Beside `task_static`, which added {static:.3f} to U, at 5 % after Holm: {said}. What is there to gain by a mix "
+        f"that leaves `deep` out is {there:+.3f}, {there / static:+.0%} of that; `gains` got {won:+.3f} of it."
+    )
 
 
 def _shares(rows: Sequence[Row]) -> str:
