@@ -143,8 +143,8 @@ def _verdict(rows: Sequence[Row]) -> str:
     there = against(rows, "without deep").mean
     won = against(rows, "gains").mean
     return wrapped(
-        f"Beside `task_static`, which added {static:.3f} to U, at 5 % after Holm: {said}. What is there to gain by a mix "
-        f"that leaves `deep` out is {there:+.3f}, {there / static:+.0%} of that; `gains` got {won:+.3f} of it."
+        f"Beside `task_static`, which added {static:.3f} to U, at 5 % after Holm: {said}. What a mix gains "
+        f"that only leaves `deep` out is {there:+.3f}, {there / static:+.0%} of that; `gains` got {won:+.3f} of it."
     )
 
 
@@ -179,15 +179,17 @@ def _probes(rows: Sequence[Row]) -> str:
 def _predictions(rows: Sequence[Row]) -> str:
     table = []
     for prediction in PREDICTIONS:
-        found = of(prediction, rows)
         low, high = prediction.expected
-        came = outcome(prediction.expected, found)
+        value, came = "", "not run"
+        if pick(rows, prediction.phase, prediction.arm):
+            found = of(prediction, rows)
+            value, came = shown(found), outcome(prediction.expected, found)
         words = f"{prediction.arm} − {prediction.other}"
         if prediction.phase != "policies":
             words = words.replace(" −", " (more probes) −")
         if prediction.measure is not utility:
             words += f", {MEASURES[prediction.measure]}"
-        table.append([prediction.name, words, f"{low:+g} to {high:+g}", shown(found), came])
+        table.append([prediction.name, words, f"{low:+g} to {high:+g}", value, came])
     return lines(["prediction", "compared", "expected", "found", "outcome"], table)
 
 
