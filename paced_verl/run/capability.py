@@ -60,22 +60,22 @@ class Shared:
     Attributes:
         settings: ``paced.capability``.
         capabilities: Of the training prompts, probes set apart.
-        levels: Of their difficulty, for a curriculum.
         steps: Of the run.
         rows: Of a step.
         most_tokens: Of a row's response, at most.
         seed: Of the policy.
         folder: Where the history is kept; ``None``: nowhere.
+        levels: Of the prompts' difficulty, for a curriculum.
     """
 
     settings: CapabilityConfig
     capabilities: Capabilities
-    levels: Levels | None
     steps: int
     rows: int
     most_tokens: int
     seed: int
     folder: Path | None
+    levels: Levels | None = None
 
     @cached_property
     def r(self) -> FloatArray:

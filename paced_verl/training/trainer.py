@@ -138,12 +138,12 @@ class PacedTrainer(_Base):
         return Shared(
             self.paced.capability,
             capabilities,
-            levels,
             steps=self.total_training_steps,
             rows=self.config.data.train_batch_size * self._student_n,
             most_tokens=self.config.data.max_response_length,
             seed=self.paced.sampler.seed,
             folder=self._run_folder / "capability",
+            levels=levels,
         )
 
     @property

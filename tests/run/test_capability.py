@@ -83,7 +83,7 @@ class Run:
             capabilities = capabilities.set_apart(parsed.probe.prompts, HASHES)
         of = parsed.curriculum
         levels = of and Levels.read(LEVEL, of.column, of.order, of.by)
-        self.shared = Shared(parsed, capabilities, levels, STEPS, BATCH * ROLLOUTS, MOST, 0, folder)
+        self.shared = Shared(parsed, capabilities, STEPS, BATCH * ROLLOUTS, MOST, 0, folder, levels)
         table = PassRateTable(600)
         table.observe(np.arange(600), np.full(600, 4), np.full(600, 8), 0)
         groups = self.shared.groups
