@@ -49,7 +49,7 @@ def headroom(
         r = taken.required(None if requirement is None else _mapping(requirement, "--requirement"))
         protect = {"top": 3, "beta": 0.5} | dict(loaded[0].setting("paced.capability.protect", {}))
         horizon = 1.0 if tokens is None else tokens / taken.tokens
-        protected = protected_capabilities(r, protect["top"])
+        protected = protected_capabilities(r, int(protect["top"]))
         aim = Aim(r, r, horizon, beta=protect["beta"], protected=protected, floor=floor)
         transfer = fit_transfer(taken.mixes, taken.before, taken.before_se, taken.after, taken.after_se)
         result = of(transfer, taken.before, aim, worth)
