@@ -15,6 +15,7 @@ DISTRIBUTIONS = {
     "transfer_queue": "transferqueue",
     "lm_eval": "lm-eval",
     "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
 }
 """Of packages whose distribution has another name."""
 
