@@ -87,6 +87,10 @@ KEYS: dict[str, tuple[str, bool]] = {
     "capability.probe": (BLOCK, True),
     "capability.probe.prompts": (WHOLE, False),
     "capability.probe.samples": (WHOLE, False),
+    "capability.curriculum": (BLOCK, True),
+    "capability.curriculum.column": (TEXT, False),
+    "capability.curriculum.by": (CHOICE, False),
+    "capability.curriculum.order": (LIST, True),
     "capability.protect": (BLOCK, False),
     "capability.protect.top": (WHOLE, False),
     "capability.protect.beta": (NUMBER, False),
@@ -192,6 +196,8 @@ def block_with(key: str, value: Any) -> dict[str, Any]:
     block: dict[str, Any] = {"schedule": [copy.deepcopy(STAGE)]}
     if key.startswith("targets.endpoint."):
         block["targets"] = {"endpoint": dict(ENDPOINT)}
+    if key.startswith("capability.curriculum."):
+        block["capability"] = {"curriculum": {"column": "level"}}
     if key.startswith("teacher.context."):
         block["teacher"] = {"context": {"data_source": {"gsm8k": "none"}}}
     if key.startswith("weight.prior."):
