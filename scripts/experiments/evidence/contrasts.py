@@ -65,7 +65,8 @@ def by_final(both: list[tuple[Run, Run]], axis: str = "step") -> Difference:
     found = []
     for one, other in both:
         a, b = curves.curve(one, axis), curves.curve(other, axis)
-        end = min(a[0][-1], b[0][-1], *([one["steps"]] if axis == "step" and "steps" in one else []))
+        planned = one.get("steps", np.inf) if axis == "step" else np.inf
+        end = min(a[0][-1], b[0][-1], planned)
         found.append((curves.value_at(*a, end), curves.value_at(*b, end)))
     return difference(*np.array(found).T)
 

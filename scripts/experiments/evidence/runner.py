@@ -4,62 +4,50 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import json
-import multiprocessing
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import torch
 
+from scripts.experiments import rows
 from scripts.experiments.evidence.cells import Cell, by_world
 from scripts.experiments.evidence.distil import Distillation
 from scripts.experiments.evidence.world import World, build
 
+SOURCES = [
+    Path(__file__).with_name(f"{part}.py") for part in ("problems", "model", "regimes", "world", "arms", "distil")
+]
+
 
 @functools.cache
 def fingerprint() -> str:
-    """Of the code that makes a run: rows of other code are no rows of this programme."""
-    parts = ("problems", "model", "regimes", "world", "arms", "distil")
-    sources = b"".join((Path(__file__).with_name(f"{part}.py")).read_bytes() for part in parts)
-    return hashlib.sha256(sources).hexdigest()[:8]
+    """Of the code that makes a run."""
+    return rows.fingerprint(SOURCES)
 
 
 def todo(cells: Sequence[Cell], folder: Path) -> list[Cell]:
     """Those that have no row yet."""
-    return [cell for cell in cells if not (folder / "rows" / f"{key(cell.columns())}.json").exists()]
+    return [cell for cell in cells if not place(cell.columns(), folder).exists()]
 
 
-def restore(rows: Sequence[dict[str, Any]], folder: Path) -> None:
+def restore(known: Sequence[rows.Row], folder: Path) -> None:
     """Put rows of this code that are in the tables back into the folder, so that they are not run again."""
-    for row in rows:
-        file = folder / "rows" / f"{key(row)}.json"
-        if row["code"] == fingerprint() and not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(row))
+    rows.restore(known, fingerprint(), lambda row: place(row, folder))
 
 
 def keep(folder: Path, tables: Path) -> None:
-    """Write the folder's rows to a table a part of the programme, in a fixed order."""
-    rows = [json.loads(file.read_text()) for file in sorted((folder / "rows").glob("*.json"))]
+    """Write the folder's rows to a table a part of the programme."""
+    found = rows.read(folder / "rows")
     tables.mkdir(parents=True, exist_ok=True)
-    for part in sorted({row["experiment"] for row in rows}):
-        frame = pl.DataFrame([row for row in rows if row["experiment"] == part], infer_schema_length=None)
-        frame.write_parquet(tables / f"{part}.parquet", compression_level=19)
+    for part in sorted({row["experiment"] for row in found}):
+        rows.write_table([row for row in found if row["experiment"] == part], tables / f"{part}.parquet")
 
 
 def run(cells: Sequence[Cell], folder: Path, processes: int) -> Iterator[int]:
     """Run what has no row in the folder; yields how many more have one, world by world."""
-    context = multiprocessing.get_context("spawn")  # torch's threads do not outlive a fork
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        running = [pool.submit(in_world, group, folder) for group in by_world(todo(cells, folder))]
-        for done in as_completed(running):
-            yield done.result()
+    return rows.in_processes(in_world, [(group, folder) for group in by_world(todo(cells, folder))], processes)
 
 
 def in_world(cells: Sequence[Cell], folder: Path) -> int:
@@ -80,12 +68,14 @@ def one(cell: Cell, world: World, folder: Path) -> Path:
     }
     shares = {"teacher_right": 1 - world.wrong_teacher.float().mean().item()} | kinds
     made_by = {"code": fingerprint(), "torch": torch.__version__}
-    file = folder / "rows" / f"{key(cell.columns())}.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_suffix(f".{os.getpid()}")
-    unfinished.write_text(json.dumps(cell.columns() | shares | found | made_by))
-    unfinished.rename(file)
+    file = place(cell.columns(), folder)
+    rows.write(cell.columns() | shares | found | made_by, file)
     return file
+
+
+def place(columns: Mapping[str, Any], folder: Path) -> Path:
+    """The file of a cell's row, or of a row."""
+    return folder / "rows" / f"{key(columns)}.json"
 
 
 def key(columns: Mapping[str, Any]) -> str:
