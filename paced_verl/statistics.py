@@ -8,6 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtrit
 
+NORMAL_95 = 1.959964
+"""Standard errors on either side of a normal estimate that make its 95 % interval."""
+
 
 @dataclass(frozen=True)
 class Estimate:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from paced_verl.errors import PacedError, nearest
+from paced_verl.capability.simplex import shares_of
+from paced_verl.errors import PacedError
 from paced_verl.statistics import Estimate, paired
 
 FloatArray = npt.NDArray[np.float64]
@@ -86,18 +87,13 @@ def read_cards(cards: Any, names: Sequence[str]) -> tuple[list[str], FloatArray]
     """
     if not isinstance(cards, Sequence) or not all(isinstance(card, Mapping) for card in cards):
         raise PacedError("expected a list of cards, each with text and requirement")
-    texts, found = [], np.zeros((len(cards), len(names)))
-    for i, card in enumerate(cards):
+    texts, known = [], []
+    for number, card in enumerate(cards, 1):
         if set(card) != {"text", "requirement"} or not isinstance(card["requirement"], Mapping):
-            raise PacedError(f"card {i + 1} has {', '.join(map(str, card))}: expected text and requirement")
-        for name, share in card["requirement"].items():
-            if name not in names:
-                raise PacedError(f"card {i + 1}: no capability {name!r}. {nearest(str(name), names)}")
-            found[i, names.index(name)] = share
-        if (found[i] < 0).any() or abs(found[i].sum() - 1) > 1e-6:
-            raise PacedError(f"card {i + 1}: its requirement must be shares >= 0 that add up to 1, not {found[i]}")
+            raise PacedError(f"card {number} has {', '.join(map(str, card))}: expected text and requirement")
+        known.append(shares_of(card["requirement"], names, f"card {number}"))
         texts.append(str(card["text"]))
-    return texts, found
+    return texts, np.reshape(known, (len(cards), len(names)))
 
 
 def requirement_of(text: str, texts: Sequence[str], known: FloatArray, encode: Encode) -> Card:

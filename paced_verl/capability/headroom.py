@@ -17,6 +17,7 @@ import numpy.typing as npt
 from paced_verl.capability.optimum import Aim, best_mix
 from paced_verl.capability.simplex import project
 from paced_verl.errors import PacedError
+from paced_verl.statistics import NORMAL_95
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -41,7 +42,7 @@ class Transfer:
     @property
     def interval(self) -> FloatArray:
         """(C, C, 2), 95 %."""
-        return self.mean[..., None] + 1.959964 * self.se[..., None] * np.array([-1.0, 1.0])
+        return self.mean[..., None] + NORMAL_95 * self.se[..., None] * np.array([-1.0, 1.0])
 
     def draws(self, count: int, seed: int = 0) -> FloatArray:
         """(count, C, C)."""

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
+from paced_verl.capability.simplex import shares_of
 from paced_verl.errors import PacedError, nearest
 
 FloatArray = npt.NDArray[np.float64]
@@ -107,16 +108,7 @@ class Interventions:
                     f"--requirement '{{{self.names[0]}: 0.7, …}}'"
                 )
             return self.requirement
-        found = np.zeros(len(self.names))
-        for name, share in given.items():
-            if name not in self.names:
-                raise PacedError(f"requirement: no capability {name!r}. {nearest(name, self.names)}")
-            if isinstance(share, bool) or not isinstance(share, int | float):
-                raise PacedError(f"requirement: expected a number for {name}, got {share!r}")
-            found[self.names.index(name)] = share
-        if (found < 0).any() or abs(found.sum() - 1) > 1e-6:
-            raise PacedError(f"requirement: expected shares from 0 on that add up to 1, got {dict(given)}")
-        return found
+        return shares_of(given, self.names, "requirement")
 
 
 def _one(run: str, rows: Sequence[Row]) -> dict[str, Row]:

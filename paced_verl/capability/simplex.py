@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
-from paced_verl.errors import PacedError
+from paced_verl.errors import PacedError, nearest
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -33,3 +36,26 @@ def project(point: npt.ArrayLike, floor: float = 0.0) -> FloatArray:
 def hellinger(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
     """Squared Hellinger distance of two mixes, 1 − Σ √(w v): 0 where they are the same, 1 where they share nothing."""
     return float(1 - np.sqrt(np.asarray(first, np.float64) * np.asarray(second, np.float64)).sum())
+
+
+def shares_of(by_name: Mapping[Any, Any], names: Sequence[str], what: str) -> FloatArray:
+    """Shares by the names of capabilities as a mix, (C,); 0 for one that is not named.
+
+    Args:
+        by_name: What a person wrote.
+        names: Of the capabilities.
+        what: Whose shares they are, for errors.
+
+    Raises:
+        PacedError: A name is no capability, a share no number, or together they are no distribution.
+    """
+    found = np.zeros(len(names))
+    for name, share in by_name.items():
+        if name not in names:
+            raise PacedError(f"{what}: no capability {name!r}. {nearest(str(name), names)}")
+        if isinstance(share, bool) or not isinstance(share, int | float):
+            raise PacedError(f"{what}: expected a number for {name}, got {share!r}")
+        found[names.index(name)] = share
+    if not (found >= 0).all() or abs(found.sum() - 1) > 1e-6:
+        raise PacedError(f"{what}: expected shares >= 0 that add up to 1, got {dict(by_name)}")
+    return found

@@ -52,8 +52,7 @@ def capability_data(config: DictConfig, paced: PacedConfig) -> Iterator[str]:
     if settings is None or is_own(config):
         return
     try:
-        found = Capabilities.read(_read(config, settings.column, "column"), settings.column, settings.match)
-        yield from _problems_of(found, config, settings)
+        yield from _problems_of(_capabilities(config, settings), config, settings)
         if (of := settings.curriculum) is not None:
             Levels.read(_read(config, of.column, "curriculum.column"), of.column, of.order, of.by)
     except PacedError as error:
@@ -62,7 +61,11 @@ def capability_data(config: DictConfig, paced: PacedConfig) -> Iterator[str]:
 
 def capability_names(config: DictConfig, settings: CapabilityConfig) -> tuple[str, ...]:
     """What the capabilities are called, of training files that are there and have been checked."""
-    return Capabilities.read(_read(config, settings.column, "column"), settings.column, settings.match).names
+    return tuple(settings.match) if settings.match is not None else _capabilities(config, settings).names
+
+
+def _capabilities(config: DictConfig, settings: CapabilityConfig) -> Capabilities:
+    return Capabilities.read(_read(config, settings.column, "column"), settings.column, settings.match)
 
 
 def _read(config: DictConfig, path: str, key: str) -> pa.Array:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 from typing_extensions import Self
 
+from paced_verl.capability.curriculum import By
 from paced_verl.capability.policies import get_policy
 from paced_verl.config.base import Block, Fraction, Number, Share, Steps, Text, Whole
 
@@ -39,7 +40,7 @@ class CurriculumConfig(Block):
 
     column: Text
     """Of the training data: the value is a prompt's level."""
-    by: Literal["frontier", "tertiles"] = "frontier"
+    by: By = "frontier"
     """``frontier``: those whose pass rate, by the probes, is nearest to 1/2; ``tertiles``: the paper's schedule."""
     order: Annotated[tuple[Text | Whole, ...], Field(min_length=1)] | None = None
     """Its values from easy to hard; null: ascending, if they are numbers."""

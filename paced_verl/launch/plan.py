@@ -31,8 +31,8 @@ class Plan:
         n: verl's ``rollout.n``, responses per prompt on the student's own responses.
         pools: GPUs per pool.
         models: The student's model, and the teachers' by their names.
-        table: Pass rates that are known before the run; ``None``: there is no file of them here.
         verdicts: Settings that do not run as written.
+        advice: What is recommended, by these settings and the pass rates that are known.
         capabilities: Names of what shares the tokens; ``None`` where nothing does, or the data are not local.
     """
 
@@ -43,8 +43,8 @@ class Plan:
     n: int
     pools: dict[str, int]
     models: dict[str, str]
-    table: PassRateTable | None
     verdicts: list[Verdict]
+    advice: list[str]
     capabilities: tuple[str, ...] | None
 
     @classmethod
@@ -73,8 +73,8 @@ class Plan:
             n=config.actor_rollout_ref.rollout.n,
             pools=_pools(config, paced),
             models=_models(config),
-            table=_table(paced) if files else None,
             verdicts=verdicts,
+            advice=list(recommend(paced, _table(paced) if files else None)),
             capabilities=None
             if prompts is None or paced.capability is None
             else capability_names(config, paced.capability),
@@ -114,7 +114,7 @@ class Plan:
         lines.append(f"pass rates: {self._estimates()}")
         lines += self._price()
         lines += self._visits()
-        lines += [f"advice: {sentence}" for sentence in recommend(paced, self.table)]
+        lines += [f"advice: {sentence}" for sentence in self.advice]
         lines += self._capabilities()
         sampler = paced.sampler
         unread = {verdict.key for verdict in self.verdicts}

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 from paced_verl.report import charts
 from paced_verl.report.run import Run
 from paced_verl.report.verdict import plus
+from paced_verl.statistics import NORMAL_95
 
-Z = 1.959964
-"""Of a normal 95 % interval."""
 KINDS = {"trained": "responses that train", "teacher": "teacher, read and written", "probe": "answers to probes"}
 Row = dict[str, Any]
 
@@ -67,7 +66,7 @@ def sentences(run: Run) -> list[str]:
             + ", ".join(f"{row['capability']} {plus(g)} ({_points(g, _apart(old, row))})" for g, row, old in gains)
             + "."
         )
-        if lost := [row["capability"] for gain, row, begun in gains if gain + Z * _apart(begun, row) < 0]:
+        if lost := [row["capability"] for gain, row, begun in gains if gain + NORMAL_95 * _apart(begun, row) < 0]:
             said.append(f"Worse than at the start, as far as probes can tell: {', '.join(lost)}.")
     moved = max(abs(row["planned"] - row["requirement"]) for decision in rows for row in decision)
     said.append(
@@ -79,7 +78,7 @@ def sentences(run: Run) -> list[str]:
     said.append(f"Realised shares of the tokens were at most {100 * off:.0f} points off the planned ones.")
     predicted = [d[0] for d in rows if math.isfinite(d[0]["predicted"]) and math.isfinite(d[0]["reward"])]
     if predicted:
-        within = sum(abs(row["reward"] - row["predicted"]) <= Z * row["predicted_se"] for row in predicted)
+        within = sum(abs(row["reward"] - row["predicted"]) <= NORMAL_95 * row["predicted_se"] for row in predicted)
         said.append(
             f"Of {len(predicted)} predicted rewards {within} lay within the policy's own 95 % interval, which holds "
             "what the model does not know, and not the noise of the probes."
@@ -95,13 +94,15 @@ def way(run: Run, name: str) -> list[tuple[float, float]]:
     """A capability's scores with half of their 95 % intervals: before the first decision, and after each."""
     rows = [row for row in run.decisions if row["capability"] == name]
     points = [(rows[0]["before"], rows[0]["before_se"]), *((row["after"], row["after_se"]) for row in rows)]
-    return [(score, Z * se) for score, se in points]
+    return [(score, NORMAL_95 * se) for score, se in points]
 
 
 def matrix(run: Run, names: Sequence[str]) -> list[tuple[str, list[Cell]]]:
     """By capability whose score moves, what tokens spent on each do to it; empty where no policy knows that."""
     entries = {
-        (row["to"], row["by"]): Cell(row["mean"], row["mean"] - Z * row["se"], row["mean"] + Z * row["se"])
+        (row["to"], row["by"]): Cell(
+            row["mean"], row["mean"] - NORMAL_95 * row["se"], row["mean"] + NORMAL_95 * row["se"]
+        )
         for row in run.transfer
     }
     return [(to, [entries[to, by] for by in names]) for to in names] if entries else []
@@ -133,7 +134,7 @@ def _apart(begun: Row, ended: Row) -> float:
 
 
 def _points(value: float, se: float) -> str:
-    return f"{plus(value - Z * se)} to {plus(value + Z * se)}"
+    return f"{plus(value - NORMAL_95 * se)} to {plus(value + NORMAL_95 * se)}"
 
 
 def _shares(run: Run, names: Sequence[str]) -> charts.Chart:
@@ -162,7 +163,9 @@ def _scores(run: Run, names: Sequence[str]) -> charts.Chart | None:
 
 def _reward(run: Run) -> charts.Chart | None:
     first = [decision[0] for decision in _by_decision(run)]
-    predicted = [(r["step"], r["predicted"], Z * r["predicted_se"]) for r in first if math.isfinite(r["predicted"])]
+    predicted = [
+        (r["step"], r["predicted"], NORMAL_95 * r["predicted_se"]) for r in first if math.isfinite(r["predicted"])
+    ]
     realised = [(r["step"], r["reward"]) for r in first if math.isfinite(r["reward"])]
     return charts.by_step({"predicted": predicted}, "reward", {"realised": realised}) if predicted else None
 

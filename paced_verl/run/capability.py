@@ -345,7 +345,6 @@ class Allocation:
 
     def _keep(self, name: str, rows: list[dict[str, Any]]) -> None:
         if self.shared.folder is not None:
-            self.shared.folder.mkdir(parents=True, exist_ok=True)
             with replacing(self.shared.folder / name) as unfinished:
                 pq.write_table(pa.Table.from_pylist(rows), unfinished)
 
