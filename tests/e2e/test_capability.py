@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import dataclass
 
 import polars as pl
 import pytest
@@ -19,22 +20,71 @@ MOST = BATCH * ROLLOUTS * LONGEST
 BUDGET = 2 * MOST + 180
 
 
+@dataclass(frozen=True)
+class Case:
+    """A policy, with what else is set for it.
+
+    Attributes:
+        settings: Of ``paced.capability``, beside those that all have.
+        first: Planned shares of the first decision, by name; ``None``: the policy draws them.
+        of_five: Share of each level within ``five`` in the first decision; ``None``: not known beforehand.
+    """
+
+    settings: str
+    first: dict[str, float] | None
+    of_five: dict[str, float] | None = None
+
+    @property
+    def probes(self) -> int:
+        return 0 if "probe: null" in self.settings else PROBES
+
+    @property
+    def has_levels(self) -> bool:
+        return "curriculum" in self.settings
+
+
+REQUIRED = {"three": 0.25, "four": 0.25, "five": 0.5}
+CASES = {
+    "gains": Case(f"probe: {{prompts: {PROBES}, samples: 1}}", REQUIRED),
+    "fixed": Case(
+        f"policy: fixed, mix: {{three: 0.1, four: 0.3, five: 0.6}}, probe: {{prompts: {PROBES}, samples: 1}}",
+        {"three": 0.1, "four": 0.3, "five": 0.6},
+    ),
+    "read": Case(
+        f"policy: read, warmup: 2, probe: {{prompts: {PROBES}, samples: 1}}, "
+        "curriculum: {column: extra_info.vowels, by: frontier}",
+        None,
+    ),
+    "kl_headroom": Case(
+        "policy: kl_headroom, probe: null, curriculum: {column: extra_info.vowels, by: tertiles}",
+        REQUIRED,
+        {"1": 0.1, "2": 0.8, "3": 0.1},
+    ),
+}
+
+
 def with_skills(workplace: Workplace) -> pl.DataFrame:
-    """The training data with a column that says how long a word is, and some rows twice."""
+    """The training data with a column that says how long a word is, how many vowels it has, and some rows twice."""
     data = pl.read_parquet(workplace.models / "data" / "train.parquet")
-    length = data["reward_model"].struct.field("ground_truth").str.len_chars() - 3
-    data = data.with_columns(skill=pl.Series([NAMES[i] for i in length]))
+    word = data["reward_model"].struct.field("ground_truth")
+    data = data.with_columns(
+        pl.Series("skill", [NAMES[i] for i in word.str.len_chars() - 3]),
+        pl.col("extra_info").struct.with_fields(word.str.count_matches("[aeiouAEIOU]").alias("vowels")),
+    )
     data = pl.concat([data, data.head(3)])
     data.write_parquet(workplace.folder / "train.parquet")
     return data
 
 
-def test_shares_and_tokens_are_as_decided_and_the_budget_ends_a_run_that_was_killed(workplace: Workplace) -> None:
-    data = with_skills(workplace)
+@pytest.mark.parametrize("policy", CASES)
+def test_shares_and_tokens_are_as_decided_and_the_budget_ends_a_run_that_was_killed(
+    policy: str, workplace: Workplace
+) -> None:
+    case, data = CASES[policy], with_skills(workplace)
     overrides = [
         f"data.train_files={workplace.folder}/train.parquet",
         f"paced.capability={{column: skill, every_steps: {EVERY}, budget: {BUDGET}, "
-        f"requirement: {{three: 0.25, four: 0.25, five: 0.5}}, probe: {{prompts: {PROBES}, samples: 1}}}}",
+        f"requirement: {{three: 0.25, four: 0.25, five: 0.5}}, {case.settings}}}",
         "paced.weight.estimate=posterior",
     ]
     workplace.launch_and_kill(3, *overrides, steps=STEPS)
@@ -54,34 +104,44 @@ def test_shares_and_tokens_are_as_decided_and_the_budget_ends_a_run_that_was_kil
     written = [len(workplace.rollouts(step)) * run.series("response_length/mean")[step] for step in spent]
     assert spent[last] == pytest.approx(sum(written), rel=1e-6)
     by_name = [run.series(f"paced/capability/{name}/tokens") for name in NAMES]
-    assert (
-        sum(tokens[last] for tokens in by_name)
-        == spent[last] + run.series("paced/budget/teacher")[last] + (run.series("paced/budget/probe")[last])
-    )
+    kinds = ("trained", "teacher", *(["probe"] if case.probes else []))
+    assert sum(tokens[last] for tokens in by_name) == sum(run.series(f"paced/budget/{kind}")[last] for kind in kinds)
 
     # Prompts are drawn in the shares that were set, and no probe is among them, nor its twin.
-    probes = Capabilities.read(data["skill"].to_list()).set_apart(
-        PROBES, [prompt_hash(messages) for messages in data["prompt"].to_list()]
-    )
-    assert len(probes.names) == len(probes.probes) == 3
-    held_out = {data["prompt"][row][-1]["content"] for rows in probes.probes for row in rows.tolist()}
-    owed: Counter[str] = Counter(dict.fromkeys(NAMES, 0))
-    skill_of = dict(zip((prompt[-1]["content"] for prompt in data["prompt"]), data["skill"], strict=True))
+    capabilities = Capabilities.read(data["skill"].to_list())
+    hashes = [prompt_hash(messages) for messages in data["prompt"].to_list()]
+    probes = capabilities.set_apart(PROBES, hashes).probes if case.probes else ()
+    assert len(probes) == (3 if case.probes else 0)
+    questions = [prompt[-1]["content"] for prompt in data["prompt"]]
+    held_out = {questions[row] for rows in probes for row in rows.tolist()}
+    vowels = data["extra_info"].struct.field("vowels")
+    part_of = {
+        question: f"{skill}/{level}" if case.has_levels else skill
+        for question, skill, level in zip(questions, data["skill"], vowels, strict=True)
+    }
+    parts = sorted({part for question, part in part_of.items() if question not in held_out})
+    planned = {part: run.series(f"paced/capability/{part}/planned") for part in parts}
+    owed: Counter[str] = Counter(dict.fromkeys(parts, 0))
     for step in spent:
-        rows = [question_of(rollout["input"], skill_of) for rollout in workplace.rollouts(step)]
+        rows = [question_of(rollout["input"], part_of) for rollout in workplace.rollouts(step)]
         assert not set(rows) & held_out
         # A prompt may be drawn twice in a step, where its capability's epoch ends.
-        owed.subtract({name: BATCH * sum(skill_of[row] == name for row in rows) / len(rows) for name in NAMES})
-        owed.update({name: BATCH * run.series(f"paced/capability/{name}/planned")[step] for name in NAMES})
+        owed.subtract({part: BATCH * sum(part_of[row] == part for row in rows) / len(rows) for part in parts})
+        owed.update({part: BATCH * planned[part][step] for part in parts})
+        assert sum(planned[part][step] for part in parts) == pytest.approx(1)
     assert all(abs(behind) < 1.5 for behind in owed.values()), owed
+    if case.of_five is not None:
+        of_five = {part.split("/")[1]: planned[part][1] for part in parts if part.startswith("five/")}
+        assert {level: share / sum(of_five.values()) for level, share in of_five.items()} == pytest.approx(case.of_five)
 
     # A row a decision and a capability, the last one's outcome included.
     history = pl.read_parquet(workplace.checkpoints / "paced" / "capability" / "history.parquet")
     assert history["step"].unique().sort().to_list() == list(range(1, last + 1, EVERY))
     assert sorted(history["capability"].unique()) == sorted(NAMES)
-    assert history["after"].null_count() == 0
-    first = history.filter(pl.col("step") == 1).sort("capability")
-    assert first["planned"].to_list() == pytest.approx([0.5, 0.25, 0.25]), "five, four, three: the requirement"
+    assert history["after"].is_nan().sum() + history["after"].null_count() == (0 if case.probes else len(history))
+    first = {row["capability"]: row["planned"] for row in history.filter(pl.col("step") == 1).to_dicts()}
+    assert case.first is None or first == pytest.approx(case.first)
+    assert sum(first.values()) == pytest.approx(1)
     assert history["realised_tokens"].sum() == spent[last]
 
     # Each one's divergence is known, as D³-MOPD wants it.
