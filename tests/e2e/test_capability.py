@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
+from itertools import product
 
 import polars as pl
 import pytest
 
 from paced_verl.capability.table import Capabilities
 from paced_verl.fingerprint import prompt_hash
+from paced_verl.report.capability import sentences
+from paced_verl.report.run import Run
 from tests.e2e.harness import Workplace
 
 NAMES = ("three", "four", "five")
@@ -143,6 +146,15 @@ def test_shares_and_tokens_are_as_decided_and_the_budget_ends_a_run_that_was_kil
     assert case.first is None or first == pytest.approx(case.first)
     assert sum(first.values()) == pytest.approx(1)
     assert history["realised_tokens"].sum() == spent[last]
+
+    # What tokens of one do to another is known where the policy has a model of it; the page says who has decided.
+    transfer = workplace.checkpoints / "paced" / "capability" / "transfer.parquet"
+    assert transfer.exists() == (policy == "gains")
+    if transfer.exists():
+        pairs = pl.read_parquet(transfer).select("to", "by").rows()
+        assert sorted(pairs) == sorted(product(NAMES, NAMES))
+    decisions = -(-last // EVERY)
+    assert f"{decisions} decisions by the policy {policy} closed." in sentences(Run.read(workplace.checkpoints))
 
     # Each one's divergence is known, as D³-MOPD wants it.
     assert all(min(run.series(f"paced/capability/{name}/reverse_kl").values()) > 0 for name in NAMES)

@@ -14,6 +14,8 @@ from paced_verl.report.page import write_page
 from paced_verl.report.run import read_all
 from paced_verl.run.record import record_end
 from tests.report.runs import HOSTILE, Workshop, age
+from tests.report.test_capability import left_by
+from tests.run.test_capability import NAMES
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
@@ -72,6 +74,20 @@ class Opened:
         assert len(drawn) == self.page.locator(".chart").count()
         assert self.page.evaluate("document.documentElement.scrollWidth") <= self.page.viewport_size["width"]
         return [name for name, *_ in drawn]
+
+
+def test_a_run_over_capabilities_is_drawn_with_its_matrix(chromium: Any, tmp_path: Path) -> None:
+    run = left_by(tmp_path, policy="gains", budget=24 * 48 * 40)
+    write_page([run], tmp_path / "page.html")
+    opened = Opened(chromium, tmp_path / "page.html", width=800)
+    drawn = [name for name in opened.check() if name.startswith("capability-")]
+    assert drawn == [f"capability-{chart}" for chart in ("shares", "scores", "reward", "budget")]
+    assert opened.page.locator("#capability-shares .scatter").count() == 2 * len(NAMES), "planned and realised"
+    headings = opened.page.locator("table th").all_inner_texts()
+    matrix = opened.page.locator("h3:has-text('Gains and spillovers') + .wide table")
+    assert matrix.locator("th").all_inner_texts()[1:] == list(NAMES)
+    assert matrix.locator("td:first-child").all_inner_texts() == list(NAMES)
+    assert opened.page.evaluate(CONTRAST) >= 4.5
 
 
 def test_three_runs_are_drawn_side_by_side_with_every_chart(chromium: Any, tmp_path: Path) -> None:
