@@ -10,8 +10,6 @@ import argparse
 import json
 import multiprocessing
 import re
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
@@ -49,23 +47,21 @@ def overrides(arm: Arm) -> tuple[str, ...]:
 
 
 def todo(rows: Iterable[dict[str, Any]]) -> list[Cell]:
-    """The runs that have no row yet, seed by seed, so that whatever has been done is balanced."""
+    """The runs that have no row yet, arm by arm: a whole comparison says more than parts of two."""
     known = {(row["regime"], row["seed"], row["arm"]) for row in rows}
-    cells = [(regime, seed, arm) for seed in SEEDS for regime in PRESETS for arm in COMPARED]
+    cells = [(regime, seed, arm) for arm in COMPARED for seed in SEEDS for regime in PRESETS]
     return [cell for cell in cells if cell not in known]
 
 
 def run(cells: Sequence[Cell], folder: Path, processes: int) -> Iterator[dict[str, Any]]:
-    """Runs, some at a time; yields a row each as it is done. Those that were killed go on."""
+    """Models, then runs, some at a time; yields a row each as it is done. Those that were killed go on."""
     context = multiprocessing.get_context("spawn")
+    places = dict.fromkeys((regime, seed) for regime, seed, _ in cells)
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        running = []
-        for regime, seed in dict.fromkeys((regime, seed) for regime, seed, _ in cells):
-            make = "from scripts.experiments.evidence import in_verl; in_verl.make({!r}, {}, {!r})"
-            code = make.format(regime, seed, str(place(folder, regime, seed)))
-            subprocess.run([sys.executable, "-c", code], check=True)
-            running += [pool.submit(one, folder, *cell) for cell in cells if cell[:2] == (regime, seed)]
-        for done in as_completed(running):
+        for made in [pool.submit(make, folder, *where) for where in places]:
+            made.result()
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        for done in as_completed([pool.submit(one, folder, *cell) for cell in cells]):
             yield done.result()
 
 
@@ -73,12 +69,12 @@ def place(folder: Path, regime: str, seed: int) -> Path:
     return folder / f"{regime.split()[0]}-{seed}"
 
 
-def make(regime: str, seed: int, folder: str) -> None:
+def make(folder: Path, regime: str, seed: int) -> None:
     """Data, teacher and student of a regime and a seed, where they are not there."""
     import torch
 
     torch.set_num_threads(1)
-    tiny_models.build(Path(folder) / "models", PRESETS[regime], seed, fresh=False)
+    tiny_models.build(place(folder, regime, seed) / "models", PRESETS[regime], seed, fresh=False)
 
 
 def one(folder: Path, regime: str, seed: int, arm: str) -> dict[str, Any]:
