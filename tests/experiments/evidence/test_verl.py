@@ -30,10 +30,11 @@ def test_half_of_the_prompts_are_what_the_student_has_never_seen() -> None:
     assert wrong.held_out == ("spell_backward",)
 
 
-def test_what_has_a_row_is_not_run_again_and_what_is_left_goes_seed_by_seed() -> None:
+def test_what_has_a_row_is_not_run_again_and_what_is_left_goes_arm_by_arm() -> None:
     everything = in_verl.todo([])
     assert len(everything) == len(in_verl.SEEDS) * len(in_verl.PRESETS) * len(in_verl.COMPARED)
     first, *rest = everything
     row = dict(zip(("regime", "seed", "arm"), first, strict=True))
     assert in_verl.todo([row]) == rest
-    assert [seed for _, seed, _ in everything] == sorted(seed for _, seed, _ in everything)
+    assert list(dict.fromkeys(arm for *_, arm in everything)) == list(in_verl.COMPARED)
+    assert [in_verl.COMPARED.index(arm) for *_, arm in everything] == sorted([0, 1, 2] * 10)
