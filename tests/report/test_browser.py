@@ -83,7 +83,6 @@ def test_a_run_over_capabilities_is_drawn_with_its_matrix(chromium: Any, tmp_pat
     drawn = [name for name in opened.check() if name.startswith("capability-")]
     assert drawn == [f"capability-{chart}" for chart in ("shares", "scores", "reward", "budget")]
     assert opened.page.locator("#capability-shares .scatter").count() == 2 * len(NAMES), "planned and realised"
-    headings = opened.page.locator("table th").all_inner_texts()
     matrix = opened.page.locator("h3:has-text('Gains and spillovers') + .wide table")
     assert matrix.locator("th").all_inner_texts()[1:] == list(NAMES)
     assert matrix.locator("td:first-child").all_inner_texts() == list(NAMES)
