@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from paced_verl.config.capability import CapabilityConfig
 from paced_verl.report import charts
 from paced_verl.report.run import Run
 from paced_verl.report.verdict import plus
@@ -53,8 +52,8 @@ def sentences(run: Run) -> list[str]:
     """The verdict, in words."""
     rows = _by_decision(run)
     first, last = rows[0], rows[-1]
-    policy = run.setting("paced.capability.policy", CapabilityConfig().policy)
-    said = [f"{len(rows)} decision{'s' if len(rows) > 1 else ''} by the policy {policy} closed."]
+    policies = ", then ".join(dict.fromkeys(decision[0]["policy"] for decision in rows))
+    said = [f"{len(rows)} decision{'s' if len(rows) > 1 else ''} by the policy {policies} closed."]
     gains = [(row["after"] - begun["before"], row, begun) for begun, row in zip(first, last, strict=True)]
     known = [gain for gain, *_ in gains if math.isfinite(gain)]
     if len(known) < len(gains):

@@ -323,6 +323,7 @@ class Allocation:
         shared = {
             "decision": self._decided - 1,
             "step": last.step,
+            "policy": self.settings.policy,
             "reward": worth,
             "predicted": last.said.get("predicted", float("nan")),
             "predicted_se": last.said.get("predicted_se", float("nan")),
