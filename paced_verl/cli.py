@@ -11,6 +11,7 @@ from rich.table import Column, Table
 from typer.core import TyperGroup
 
 from paced_verl.cli_capability import capability
+from paced_verl.console import ConfigName, ConfigPath, Overrides
 from paced_verl.console import or_exit as _or_exit
 from paced_verl.console import say as _say
 from paced_verl.console import show as _show
@@ -52,13 +53,6 @@ class Dtype(str, Enum):
 
     float32 = "float32"
     bfloat16 = "bfloat16"
-
-
-Overrides = Annotated[
-    list[str] | None, typer.Argument(help="The overrides of the run, as given to python -m verl.trainer.main_ppo.")
-]
-ConfigName = Annotated[str, typer.Option(help="Hydra's --config-name.")]
-ConfigPath = Annotated[Path | None, typer.Option(help="Hydra's --config-path (a folder).")]
 
 
 @app.command()

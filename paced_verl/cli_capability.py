@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from paced_verl.console import or_exit, say, show
+from paced_verl.console import ConfigName, ConfigPath, Overrides, or_exit, say, show
 from paced_verl.errors import PacedError
 
 if TYPE_CHECKING:
@@ -22,6 +22,37 @@ Runs = Annotated[
     list[Path],
     typer.Argument(help="trainer.default_local_dir of short runs, each of one decision, that began at one checkpoint."),
 ]
+
+
+@capability.command()
+def plan(overrides: Overrides = None, config_name: ConfigName = "ppo_trainer", config_path: ConfigPath = None) -> None:
+    """Say how a run will share its tokens among capabilities, without Ray or a GPU."""
+    from paced_verl.launch.hydra import compose
+    from paced_verl.launch.plan import Plan
+
+    def planned() -> None:
+        run = Plan.of(compose(overrides or [], config_name, config_path))
+        settings, found = run.paced.capability, run.capabilities
+        if settings is None:
+            raise PacedError(
+                "paced.capability=null: this run shares its tokens among nothing. Set it, for example "
+                "'paced.capability={column: data_source}'."
+            )
+        for line in run.sharing():
+            say(line)
+        if found is None:
+            say("The training data are not on this machine, so which capabilities they have is not known here.")
+            return
+        table = Table("capability", "requirement", "training prompts", "of these probes")
+        probes = 0 if settings.probe is None else settings.probe.prompts
+        shares = [1 / len(found.names)] * len(found.names)
+        if settings.requirement is not None:
+            shares = found.vector(settings.requirement).tolist()
+        for name, share, size in zip(found.names, shares, found.sizes.tolist(), strict=True):
+            table.add_row(escape(name), f"{share:.0%}", f"{size:,}", f"{probes:,}")
+        show(table)
+
+    or_exit(planned)
 
 
 @capability.command()

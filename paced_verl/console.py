@@ -1,9 +1,10 @@
-"""What commands say to a person, and how they end."""
+"""What commands are given, what they say to a person, and how they end."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from pathlib import Path
+from typing import Annotated, TypeVar
 
 import typer
 from rich.console import Console
@@ -12,6 +13,11 @@ from rich.table import Table
 from paced_verl.errors import PacedError
 
 _Result = TypeVar("_Result")
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="The overrides of the run, as given to python -m verl.trainer.main_ppo.")
+]
+ConfigName = Annotated[str, typer.Option(help="Hydra's --config-name.")]
+ConfigPath = Annotated[Path | None, typer.Option(help="Hydra's --config-path (a folder).")]
 
 
 def say(text: str, style: str | None = None, stderr: bool = False) -> None:

@@ -40,7 +40,7 @@ MAY: dict[str, set[str]] = {
         "teacher",
     },
     "advantage": {"checks", "config", "divergence", "pacing"},
-    "launch": {"advantage", "checks", "config", "cpu", "pacing", "training"},
+    "launch": {"advantage", "capability", "checks", "config", "cpu", "pacing", "training"},
     "evaluate": {"launch", "pacing"},
     "diagnostics": {"pacing"},
     "gradients": {"config", "diagnostics", "divergence", "evaluate", "pacing", "targets", "teacher"},

@@ -52,19 +52,19 @@ def capability_data(config: DictConfig, paced: PacedConfig) -> Iterator[str]:
     if settings is None or is_own(config):
         return
     try:
-        yield from _problems_of(_capabilities(config, settings), config, settings)
+        yield from _problems_of(capabilities_of_files(config, settings), config, settings)
         if (of := settings.curriculum) is not None:
             Levels.read(_read(config, of.column, "curriculum.column"), of.column, of.order, of.by)
     except PacedError as error:
         yield f"paced.capability: {error}"
 
 
-def capability_names(config: DictConfig, settings: CapabilityConfig) -> tuple[str, ...]:
-    """What the capabilities are called, of training files that are there and have been checked."""
-    return tuple(settings.match) if settings.match is not None else _capabilities(config, settings).names
+def capabilities_of_files(config: DictConfig, settings: CapabilityConfig) -> Capabilities:
+    """The capabilities of the training files, before verl filters rows and before probes are set apart.
 
-
-def _capabilities(config: DictConfig, settings: CapabilityConfig) -> Capabilities:
+    Raises:
+        PacedError: The column says something else than the settings do.
+    """
     return Capabilities.read(_read(config, settings.column, "column"), settings.column, settings.match)
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from paced_verl.capability.table import Capabilities
 from paced_verl.checks import check, check_length, number_of_prompts
-from paced_verl.checks.capability import capability_names
+from paced_verl.checks.capability import capabilities_of_files
 from paced_verl.config import PacedConfig
 from paced_verl.config.verdicts import Verdict
 from paced_verl.config.wiring import teacher_paths
@@ -33,7 +34,8 @@ class Plan:
         models: The student's model, and the teachers' by their names.
         verdicts: Settings that do not run as written.
         advice: What is recommended, by these settings and the pass rates that are known.
-        capabilities: Names of what shares the tokens; ``None`` where nothing does, or the data are not local.
+        capabilities: What shares the tokens, of the rows before verl filters them; ``None`` where nothing does, or the
+            data are not local.
     """
 
     paced: PacedConfig
@@ -45,7 +47,7 @@ class Plan:
     models: dict[str, str]
     verdicts: list[Verdict]
     advice: list[str]
-    capabilities: tuple[str, ...] | None
+    capabilities: Capabilities | None
 
     @classmethod
     def of(cls, config: DictConfig, files: bool = True) -> Plan:
@@ -77,7 +79,7 @@ class Plan:
             advice=list(recommend(paced, _table(paced) if files else None)),
             capabilities=None
             if prompts is None or paced.capability is None
-            else capability_names(config, paced.capability),
+            else capabilities_of_files(config, paced.capability),
         )
 
     def rows(self, stage: Stage) -> int:
@@ -115,7 +117,7 @@ class Plan:
         lines += self._price()
         lines += self._visits()
         lines += [f"advice: {sentence}" for sentence in self.advice]
-        lines += self._capabilities()
+        lines += self.sharing()
         sampler = paced.sampler
         unread = {verdict.key for verdict in self.verdicts}
         skips = sampler.skip_zero_weight and sampler.power == 0 and "paced.sampler.skip_zero_weight" not in unread
@@ -141,8 +143,8 @@ class Plan:
         lines += map(str, self.verdicts)
         return lines
 
-    def _capabilities(self) -> list[str]:
-        """Who shares the tokens among capabilities, and what it costs to decide."""
+    def sharing(self) -> list[str]:
+        """Who shares the tokens among capabilities, and what it costs to decide; nothing where nobody does."""
         shared = self.paced.capability
         if shared is None:
             return []
@@ -153,7 +155,7 @@ class Plan:
             lines.append("    probes: none")
         else:
             one = f"{shared.probe.prompts} prompts × {shared.probe.samples} responses of each capability"
-            names = len(self.capabilities or ())
+            names = 0 if self.capabilities is None else len(self.capabilities.names)
             each = names * shared.probe.prompts * shared.probe.samples
             count = f", {each:,} responses for {names} capabilities" if names else ""
             # Before each decision, and once more after the last step.

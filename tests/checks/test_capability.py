@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from paced_verl.checks import check
+from paced_verl.cli import app
 from paced_verl.config import ConfigError
 from paced_verl.launch.plan import Plan
-from tests.checks.test_checks import ROWS, config_of, write_data, write_model
+from tests.checks.test_checks import ROWS, config_of, overrides_of, write_data, write_model
 
 SOURCES = ["maths", "code", "words"] * (ROWS // 3)
 RIGHT = {"column": "skill", "every_steps": "8", "probe": "{prompts: 2, samples: 2}"}
@@ -114,3 +117,23 @@ def test_the_plan_says_who_decides_and_what_that_costs(folder: Path) -> None:
     assert "probes: none" in text
     assert "budget: 100,000 tokens of responses" in text
     assert "capabilities:" not in str(Plan.of(config_of(folder)))
+
+
+def test_the_command_shows_what_each_capability_has(folder: Path) -> None:
+    block = "{column: skill, every_steps: 8, probe: {prompts: 2, samples: 2}, requirement: {maths: 0.7, code: 0.3}}"
+    shown = CliRunner().invoke(app, ["capability", "plan", *overrides_of(folder, f"paced.capability={block}")])
+    assert shown.exit_code == 0, shown.output
+    assert "gains decides every 8 steps" in shown.stdout
+    for name, share in (("maths", 70), ("code", 30), ("words", 0)):
+        assert re.search(rf"{name}\W+{share}%\W+{ROWS // 3}\W+2\b", shown.stdout), shown.stdout
+    even = CliRunner().invoke(
+        app,
+        ["capability", "plan", *overrides_of(folder, "paced.capability={column: skill, probe: null, policy: uniform}")],
+    )
+    assert re.search(rf"maths\W+33%\W+{ROWS // 3}\W+0\b", even.stdout), even.output
+
+
+def test_the_command_wants_capabilities(folder: Path) -> None:
+    refused = CliRunner().invoke(app, ["capability", "plan", *overrides_of(folder)])
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "paced.capability=null" in refused.stderr

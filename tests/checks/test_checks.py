@@ -60,24 +60,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def overrides_of(folder: Path, *overrides: str, group: str = "two_stage") -> list[str]:
+    return [
+        f"+paced={group}",
+        "+machine=cpu",
+        f"data.train_files={folder}/train.parquet",
+        f"data.val_files={folder}/train.parquet",
+        "data.train_batch_size=4",
+        "data.max_prompt_length=32",
+        "data.max_response_length=32",
+        f"actor_rollout_ref.model.path={folder}/student",
+        f"distillation.teacher_models.teacher_model.model_path={folder}/teacher",
+        "actor_rollout_ref.actor.ppo_mini_batch_size=4",
+        "actor_rollout_ref.rollout.n=2",
+        "trainer.total_training_steps=10",
+        *overrides,
+    ]
+
+
 def config_of(folder: Path, *overrides: str, group: str = "two_stage") -> DictConfig:
-    return compose(
-        [
-            f"+paced={group}",
-            "+machine=cpu",
-            f"data.train_files={folder}/train.parquet",
-            f"data.val_files={folder}/train.parquet",
-            "data.train_batch_size=4",
-            "data.max_prompt_length=32",
-            "data.max_response_length=32",
-            f"actor_rollout_ref.model.path={folder}/student",
-            f"distillation.teacher_models.teacher_model.model_path={folder}/teacher",
-            "actor_rollout_ref.actor.ppo_mini_batch_size=4",
-            "actor_rollout_ref.rollout.n=2",
-            "trainer.total_training_steps=10",
-            *overrides,
-        ]
-    )
+    return compose(overrides_of(folder, *overrides, group=group))
 
 
 def problem_of(config: DictConfig) -> str:
