@@ -44,6 +44,12 @@ class Transfer:
         """(C, C, 2), 95 %."""
         return self.mean[..., None] + NORMAL_95 * self.se[..., None] * np.array([-1.0, 1.0])
 
+    @property
+    def hurts(self) -> list[tuple[int, int]]:
+        """Pairs (i, j) where tokens spent on j are known to cost i."""
+        harmed = self.interval[..., 1] < 0
+        return [(int(i), int(j)) for i, j in np.argwhere(harmed & ~np.eye(len(self.mean), dtype=bool))]
+
     def draws(self, count: int, seed: int = 0) -> FloatArray:
         """(count, C, C)."""
         rng = np.random.default_rng(seed)

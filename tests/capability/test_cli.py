@@ -54,6 +54,7 @@ def test_headroom_prints_the_transfer_the_best_mix_and_a_verdict(runs: list[Path
     assert "for 5,000,000 tokens" in text
     assert re.search(r"static mix: the requirement\W+20%\W+20%\W+60%", text)
     assert re.search(r"It pays to decide|Do not bother|Not known", text)
+    assert "Trained on alone, maths costs code. A student" in text
 
 
 def test_requirement_prints_what_to_paste(runs: list[Path]) -> None:

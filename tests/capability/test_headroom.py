@@ -44,6 +44,12 @@ def test_the_shared_start_correlates_what_is_known() -> None:
     assert fit.covariance[0] == pytest.approx(np.array([[2e-4, 1e-4], [1e-4, 2e-4]]), rel=1e-4)
 
 
+def test_what_hurts_is_what_is_known_to_hurt_another() -> None:
+    mean = np.array([[-0.5, -0.1, -0.3], [0.2, 0.4, -0.05], [0.0, 0.1, 0.3]])
+    fit = Transfer(mean, np.tile(np.eye(3) * 0.1**2, (3, 1, 1)))  # 95 %: ± .196
+    assert fit.hurts == [(0, 2)]
+
+
 def test_headroom_is_that_of_the_world() -> None:
     transfer = np.diag([0.01, 0.1, 0.1])
     found = headroom(measured(transfer, 0, noise=1e-6), START, AIM, worth=0.03)
