@@ -102,7 +102,8 @@ def headroom(
             pairs = ", ".join(f"{taken.names[j]} costs {taken.names[i]}" for i, j in transfer.hurts)
             say(
                 f"Trained on alone, {pairs}. A student that is trained on one thing forgets others more than a mix "
-                "makes it forget, and this model cannot tell: make one whole run with a mix before you believe what it foresees."
+                "makes it forget, and this model cannot tell: make one whole run with a mix before you believe what it "
+                "foresees."
             )
 
     or_exit(found)
