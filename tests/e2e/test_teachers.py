@@ -103,21 +103,23 @@ def test_the_whole_vocabulary_with_divergences_of_every_kind(workplace: Workplac
     assert launched.log.count("the teacher takes the student's weights") >= 2
 
     run, tokenizer = workplace.run(), AutoTokenizer.from_pretrained(workplace.models / "student")
-    failed = 0
+    failed = readable = 0
     for step in range(1, 6):
         rollouts = workplace.rollouts(step)
         wrong = [rollout for rollout in rollouts if rollout["score"] < 0.5]
         assert run.series("paced/teacher/skipped_rows")[step] == len(rollouts) - len(wrong)
         failed += len(wrong)
+        if any("\ufffd" in rollout["output"] for rollout in wrong):
+            continue  # bytes that are no character: how many is not in the text
         # The end of a response is not in its text; one that was cut off has none.
         lengths = [len(tokenizer.encode(rollout["output"])) for rollout in wrong]
         lengths = [length + (length < 32) for length in lengths]
-        assert run.series("paced/divergence/tokens")[step] == pytest.approx(sum(lengths), rel=0.02), (
-            "of the wrong alone"
-        )
+        assert run.series("paced/divergence/tokens")[step] == sum(lengths), "of the wrong alone"
+        readable += 1
         kept = sum(-(-length // 2) for length in lengths) / sum(lengths)
         assert run.series("paced/divergence/kept")[step] == pytest.approx(kept, abs=0.02)
     assert 0 < failed < 5 * 16, "otherwise nothing is seen here"
+    assert readable > 0
 
 
 def fitted_predictor(folder: Path) -> Path:
