@@ -45,9 +45,7 @@ def plan(overrides: Overrides = None, config_name: ConfigName = "ppo_trainer", c
             return
         table = Table("capability", "requirement", "training prompts", "of these probes")
         probes = 0 if settings.probe is None else settings.probe.prompts
-        shares = [1 / len(found.names)] * len(found.names)
-        if settings.requirement is not None:
-            shares = found.vector(settings.requirement).tolist()
+        shares = found.required(settings.requirement).tolist()
         for name, share, size in zip(found.names, shares, found.sizes.tolist(), strict=True):
             table.add_row(escape(name), f"{share:.0%}", f"{size:,}", f"{probes:,}")
         show(table)

@@ -94,6 +94,15 @@ class Capabilities:
             found[self.index(name)] = value
         return found
 
+    def required(self, weights: Mapping[str, float] | None) -> npt.NDArray[np.float64]:
+        """A requirement as shares, float64 (C,) that sum to 1: all alike where none is written.
+
+        Raises:
+            PacedError: It names a capability that is not there.
+        """
+        found = np.ones(len(self.names)) if weights is None else self.vector(weights)
+        return np.asarray(found / found.sum())
+
     def set_apart(self, count: int, hashes: Sequence[str], seed: int = 0) -> Capabilities:
         """With probes drawn at random, which are not trained, nor is any prompt that equals one of them.
 

@@ -84,10 +84,7 @@ class Shared:
         Raises:
             PacedError: It names a capability that is not there.
         """
-        if self.settings.requirement is None:
-            return np.full(len(self.capabilities.names), 1 / len(self.capabilities.names))
-        found = self.capabilities.vector(self.settings.requirement)
-        return np.asarray(found / found.sum())
+        return self.capabilities.required(self.settings.requirement)
 
     @cached_property
     def parts(self) -> Parts:

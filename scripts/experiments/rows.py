@@ -8,13 +8,14 @@ import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 
 from paced_verl.atomic import replacing
 
 Row = dict[str, Any]
+Result = TypeVar("Result")
 
 
 def fingerprint(sources: Iterable[Path]) -> str:
@@ -45,7 +46,7 @@ def write_table(rows: Sequence[Row], file: Path) -> None:
     pl.DataFrame(rows, infer_schema_length=None).write_parquet(file, compression_level=19)
 
 
-def in_processes(work: Callable[..., int], jobs: Sequence[Sequence[Any]], processes: int) -> Iterator[int]:
+def in_processes(work: Callable[..., Result], jobs: Sequence[Sequence[Any]], processes: int) -> Iterator[Result]:
     """What ``work`` returns for each job's arguments, as it is done, some at a time."""
     context = multiprocessing.get_context("spawn")  # torch's threads do not outlive a fork
     with ProcessPoolExecutor(processes, mp_context=context) as pool:

@@ -90,6 +90,15 @@ def test_names_are_looked_up():
 # ---------------------------------------------------------------------- probes
 
 
+def test_a_requirement_is_shares_and_all_alike_where_none_is_written():
+    found = Capabilities.read(["b", "a", "c", "a"])
+    assert found.required(None).tolist() == pytest.approx([1 / 3] * 3)
+    shares = dict(zip(found.names, found.required({"a": 3.0, "c": 1.0}).tolist(), strict=True))
+    assert shares == {"a": 0.75, "b": 0.0, "c": 0.25}
+    with pytest.raises(PacedError, match="no capability 'd'"):
+        found.required({"d": 1.0})
+
+
 def test_probes_are_set_apart_of_the_training_prompts():
     capabilities = Capabilities.read([f"s{i % 3}" for i in range(90)])
     apart = capabilities.set_apart(7, [str(i) for i in range(90)], seed=2)

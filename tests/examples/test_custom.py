@@ -21,7 +21,7 @@ from paced_verl.pacing.pass_rates import PassRateTable
 from paced_verl.pacing.policies import get_sampler
 from paced_verl.pacing.protocol import SamplerSettings
 from paced_verl.teacher.context import TeacherContext
-from tests.checks.test_checks import write_data, write_model
+from tests.checks.test_checks import overrides_of, write_data, write_model
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -118,21 +118,11 @@ def test_context() -> None:
 
 
 def plan(folder: Path, *overrides: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "paced_verl.cli", "plan", "+paced=reverse_kl", "+machine=cpu"]
-    command += [
-        f"data.train_files={folder}/train.parquet",
-        f"data.val_files={folder}/train.parquet",
-        "data.train_batch_size=4",
-        "data.max_prompt_length=32",
-        "data.max_response_length=32",
-        f"actor_rollout_ref.model.path={folder}/student",
-        f"distillation.teacher_models.teacher_model.model_path={folder}/teacher",
-        "actor_rollout_ref.actor.ppo_mini_batch_size=4",
-        "trainer.total_training_steps=3",
-    ]
+    own = overrides_of(folder, "trainer.total_training_steps=3", *overrides, group="reverse_kl")
+    command = [sys.executable, "-m", "paced_verl.cli", "plan", *own]
     environment = {**os.environ, "COLUMNS": "200", **environment}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(EXAMPLES), os.environ.get("PYTHONPATH")]))
-    return subprocess.run([*command, *overrides], capture_output=True, text=True, env=environment, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
 
 
 def test_verl_loads_them_and_the_plan_accepts_their_names(tmp_path: Path) -> None:

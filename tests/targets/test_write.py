@@ -21,12 +21,11 @@ from paced_verl import fields
 from paced_verl.checks import check
 from paced_verl.config import ConfigError, PacedConfig
 from paced_verl.fingerprint import prompt_hash
-from paced_verl.launch.hydra import compose
 from paced_verl.run.state import PacedState
 from paced_verl.targets import queue
 from paced_verl.targets.store import Target, TargetStore
 from paced_verl.targets.write import generate_targets
-from tests.checks.test_checks import ROWS, write_data, write_model
+from tests.checks.test_checks import ROWS, config_of, write_data, write_model
 from tests.targets.test_endpoint import STAGES, ChatServer, failure, number, reply, serving
 
 
@@ -53,23 +52,15 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def targets(folder: Path, *overrides: str, group: str = "two_stage") -> dict[str, float]:
     """``paced-verl targets``, without its command line. The teacher's model is nowhere: nothing may load it."""
-    config = compose(
-        [
-            f"+paced={group}",
-            "+machine=cpu",
-            f"data.train_files={folder}/train.parquet",
-            f"data.val_files={folder}/train.parquet",
-            "data.train_batch_size=4",
-            "data.max_prompt_length=32",
-            "data.max_response_length=8",
-            f"actor_rollout_ref.model.path={folder}/student",
-            "distillation.teacher_models.teacher_model.model_path=nobody/nothing",
-            "actor_rollout_ref.actor.ppo_mini_batch_size=4",
-            "trainer.total_training_steps=3",
-            "reward.custom_reward_function.path=pkg://paced_verl.tasks.reward",
-            "reward.custom_reward_function.name=compute_score",
-            *overrides,
-        ]
+    config = config_of(
+        folder,
+        "data.max_response_length=8",
+        "distillation.teacher_models.teacher_model.model_path=nobody/nothing",
+        "trainer.total_training_steps=3",
+        "reward.custom_reward_function.path=pkg://paced_verl.tasks.reward",
+        "reward.custom_reward_function.name=compute_score",
+        *overrides,
+        group=group,
     )
     return generate_targets(config, check(config)[0])
 

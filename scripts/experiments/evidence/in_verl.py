@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from paced_verl.report.tokens import ALL, by_kind
 from scripts import quickstart, tiny_models
 from scripts.experiments.evidence.arms import ARMS, Arm
 from scripts.experiments.evidence.predictions import R2, R3
+from scripts.experiments.rows import in_processes
 
 Cell = tuple[str, int, str]
 """A regime, a seed and an arm."""
@@ -55,14 +54,10 @@ def todo(rows: Iterable[dict[str, Any]]) -> list[Cell]:
 
 def run(cells: Sequence[Cell], folder: Path, processes: int) -> Iterator[dict[str, Any]]:
     """Models, then runs, some at a time; yields a row each as it is done. Those that were killed go on."""
-    context = multiprocessing.get_context("spawn")
     places = dict.fromkeys((regime, seed) for regime, seed, _ in cells)
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        for made in [pool.submit(make, folder, *where) for where in places]:
-            made.result()
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        for done in as_completed([pool.submit(one, folder, *cell) for cell in cells]):
-            yield done.result()
+    for _ in in_processes(make, [(folder, *where) for where in places], processes):
+        pass
+    yield from in_processes(one, [(folder, *cell) for cell in cells], processes)
 
 
 def place(folder: Path, regime: str, seed: int) -> Path:
