@@ -71,6 +71,22 @@ def _read_teacher_path(module: ModuleType) -> None:
     install_teacher_path(module)
 
 
+@_when_imported("verl.workers.rollout.vllm_rollout.vllm_rollout")
+def _sender_apart(module: ModuleType) -> None:
+    """Keep the sockets of runs that share a machine apart, the trainer's end."""
+    from paced_verl.training.sockets import sender_apart
+
+    sender_apart(module)
+
+
+@_when_imported("verl.workers.rollout.vllm_rollout.utils")
+def _receiver_apart(module: ModuleType) -> None:
+    """The server's end."""
+    from paced_verl.training.sockets import receiver_apart
+
+    receiver_apart(module)
+
+
 if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
 
     @_when_imported("verl.plugin.platform")
