@@ -13,8 +13,9 @@ From the trainer to the agent loop, on a training prompt:
 ``GROUP_WEIGHTS``  what ``WEIGHT`` becomes with 0, 1, … correct responses beside this one, or ``None``: it stays
 ``TARGET``         stored teacher response (token ids; empty: none could be had), or ``None``: the teacher writes one
 
-and on a prompt that is measured, ``TEMPERATURE`` and ``BY_TEACHER``: whether it is the teacher that responds. Rows go
-on to the actor, and back to the driver, with
+and on a prompt that is measured, ``TEMPERATURE`` and ``BY_TEACHER``: whether it is the teacher that responds; and where
+the student is to read a response, ``TARGET``: then its score is the mean log-probability of that response's tokens.
+Rows go on to the actor, and back to the driver, with
 
 ``PROMPT``, ``STAGE``           (B, 1) int64
 ``WEIGHT``, ``MIX``, ``TASK``   (B, 1) float32

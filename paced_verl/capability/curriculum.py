@@ -119,7 +119,7 @@ class Parts:
         of = np.where(pair >= 0, np.searchsorted(present, pair), -1).astype(np.int16)
         return cls(names, of, capability, level)
 
-    def count(self, probes: Sequence[IntArray], levels: Levels, amounts: IntArray) -> IntArray:
+    def count(self, probes: Sequence[IntArray], levels: Levels, amounts: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Amounts of each part, (P,), of probes that have an amount each; a level that is not trained has no part.
 
         Args:
@@ -190,7 +190,7 @@ class Curriculum:
         names: Sequence[str],
         progress: float,
         decision: int,
-        counts: tuple[IntArray, IntArray],
+        counts: tuple[npt.NDArray[Any], npt.NDArray[Any]],
         weighs: npt.NDArray[np.bool_],
     ) -> FloatArray:
         """Share of each part within its capability, (P,): they add up to 1 in each.

@@ -90,12 +90,12 @@ def _problems_of(found: Capabilities, config: DictConfig, settings: CapabilityCo
                 f"paced.capability.probe.prompts={settings.probe.prompts}: capability {name!r} has {size} training "
                 "prompts, and one at least must be left to train. Lower it, or add rows."
             )
-    asked = len(found.names) * settings.probe.prompts * settings.probe.samples
+    asked = len(found.names) * settings.probe.prompts * settings.probe.responses
     trained = settings.every_steps * config.data.train_batch_size * config.actor_rollout_ref.rollout.n
     if asked > MOST_PROBES * trained:
         yield (
             f"paced.capability.probe: {len(found.names)} capabilities × {settings.probe.prompts} prompts × "
-            f"{settings.probe.samples} samples are {asked:,} responses a decision, beside {trained:,} that train in "
+            f"{settings.probe.in_words} are {asked:,.0f} responses a decision, beside {trained:,} that train in "
             f"every_steps={settings.every_steps} steps: more than a quarter. Raise every_steps, or lower probe.prompts "
             "or probe.samples."
         )

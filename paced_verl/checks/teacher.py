@@ -59,18 +59,20 @@ def teacher_problems(config: DictConfig, paced: PacedConfig) -> Iterator[str]:
 
 def _can_be_sampled(paced: PacedConfig) -> Iterator[str]:
     """A teacher whose own responses are judged has to write some, without a rollout of the student at hand."""
-    samples = paced.pass_rate.teacher_samples
-    if samples and paced.teacher.backend == "reference":
-        yield (
-            f"paced.pass_rate.teacher_samples={samples}: paced.teacher.backend=reference scores but does not write. "
-            "Leave it null and give paced.targets.file, made by `paced-verl targets`."
-        )
-    if samples and any(TeacherContext(name, "").needs for name in paced.teacher.contexts):
-        yield (
-            f"paced.pass_rate.teacher_samples={samples} asks the teacher before the student has responded, but "
-            f"paced.teacher.context={paced.teacher.context} shows it a response of the student. Take another context, "
-            "or leave teacher_samples null."
-        )
+    asks = []
+    if (samples := paced.pass_rate.teacher_samples) is not None:
+        instead = "Leave it null and give paced.targets.file, made by `paced-verl targets`"
+        asks.append((f"paced.pass_rate.teacher_samples={samples}", instead, "leave teacher_samples null"))
+    if (shared := paced.capability) is not None and shared.probe is not None and shared.probe.score == "divergence":
+        asks.append(("paced.capability.probe.score=divergence", "Set score: accuracy", "set score: accuracy"))
+    for key, instead, otherwise in asks:
+        if paced.teacher.backend == "reference":
+            yield f"{key}: paced.teacher.backend=reference scores but does not write. {instead}."
+        if any(TeacherContext(name, "").needs for name in paced.teacher.contexts):
+            yield (
+                f"{key} asks the teacher before the student has responded, but paced.teacher.context="
+                f"{paced.teacher.context} shows it a response of the student. Take another context, or {otherwise}."
+            )
 
 
 def _replicas(config: DictConfig, pool: int) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 from typing_extensions import Self
@@ -26,6 +26,22 @@ class ProbeConfig(Block):
     """Of each capability."""
     samples: Steps = 4
     """Responses to each."""
+    score: Literal["accuracy", "divergence"] = "accuracy"
+    """``divergence``: the student reads a correct response of the teacher, and seldom answers: cheaper by far."""
+    sample_every: Steps = 3
+    """``divergence``: it answers at the first two decisions and at every so many-th, which says what reading means."""
+
+    @property
+    def responses(self) -> float:
+        """Responses to a prompt at a decision, in the mean of many: one that is read counts as one that is written."""
+        return self.samples if self.score == "accuracy" else 1 + self.samples / self.sample_every
+
+    @property
+    def in_words(self) -> str:
+        """The same, to be read."""
+        if self.score == "accuracy":
+            return f"{self.samples} samples"
+        return f"(1 response read + {self.samples} samples / {self.sample_every})"
 
 
 class ProtectConfig(Block):

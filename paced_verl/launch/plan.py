@@ -154,12 +154,12 @@ class Plan:
         if shared.probe is None:
             lines.append("    probes: none")
         else:
-            one = f"{shared.probe.prompts} prompts × {shared.probe.samples} responses of each capability"
+            one = f"{shared.probe.prompts} prompts × {shared.probe.in_words} of each capability"
             names = 0 if self.capabilities is None else len(self.capabilities.names)
-            each = names * shared.probe.prompts * shared.probe.samples
-            count = f", {each:,} responses for {names} capabilities" if names else ""
+            each = names * shared.probe.prompts * shared.probe.responses
+            count = f", {each:,.0f} responses for {names} capabilities" if names else ""
             # Before each decision, and once more after the last step.
-            total = f", {each * (decisions + 1):,} in all" if names and decisions is not None else ""
+            total = f", {each * (decisions + 1):,.0f} in all" if names and decisions is not None else ""
             lines.append(f"    probes: {one} a decision{count}{total}; they are never trained")
         if shared.budget is not None:
             lines.append(f"    budget: {shared.budget:,} tokens of responses; the run ends before it could need more")

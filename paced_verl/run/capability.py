@@ -19,12 +19,13 @@ from paced_verl.capability.ledger import Ledger
 from paced_verl.capability.policies import PolicySettings, make_policy
 from paced_verl.capability.protocol import KnowsTransfer, Outcome, Policy, State
 from paced_verl.capability.reward import protected_capabilities, reward
-from paced_verl.capability.scores import Scores, scores_of
+from paced_verl.capability.scores import Scores
 from paced_verl.capability.table import Capabilities
 from paced_verl.config.capability import CapabilityConfig
 from paced_verl.pacing.mix import MixSampler
 from paced_verl.pacing.protocol import Groups
-from paced_verl.run.measure import Measure
+from paced_verl.run.measure import Likelihood, Measure
+from paced_verl.run.probes import Probed, Probes
 from paced_verl.run.step_rows import StepRows
 
 FloatArray = npt.NDArray[np.float64]
@@ -66,6 +67,7 @@ class Shared:
         seed: Of the policy.
         folder: Where the history is kept; ``None``: nowhere.
         levels: Of the prompts' difficulty, for a curriculum.
+        attempts: How often a teacher is asked for a correct response to a probe.
     """
 
     settings: CapabilityConfig
@@ -76,6 +78,7 @@ class Shared:
     seed: int
     folder: Path | None
     levels: Levels | None = None
+    attempts: int = 1
 
     @cached_property
     def r(self) -> FloatArray:
@@ -119,15 +122,18 @@ class Allocation:
         self._policy: Policy | None = None
         of = self.settings.curriculum
         self._curriculum = None if of is None else Curriculum(of.by, shared.seed)
-        self._probed = np.zeros((2, len(shared.parts.names)), np.int64)  # correct and all, by part, the last time
+        self._probed = np.zeros((2, len(shared.parts.names)))  # correct and all, by part, the last time
+        probe = self.settings.probe
+        of_each = (self.capabilities.probes, self.capabilities.names)
+        self._probes = None if probe is None else Probes(probe, *of_each, attempts=shared.attempts)
 
     # ------------------------------------------------------------------ decisions
 
-    def before_step(self, step: int, measure: Measure) -> None:
+    def before_step(self, step: int, measure: Measure, likelihood: Likelihood | None = None) -> None:
         """Decide, where that is due before a step."""
         if (step - 1) % self.settings.every_steps or (self._decision and self._decision.step == step):
             return
-        scores = self._probe(measure)
+        scores = None if self._probes is None else self._take(self._probes.take(measure, likelihood))
         self._close(scores)
         if self._policy is None:
             self._tokens_of_decision = self._expected(scores)
@@ -144,27 +150,20 @@ class Allocation:
             shares += "; of each " + ", ".join(f"{name} {share:.0%}" for name, share in parts if share > 0)
         print(f"[paced] decision {self._decided} before step {step}: {shares}{_in_words(scores)}", flush=True)
 
-    def after_run(self, measure: Measure) -> None:
+    def after_run(self, measure: Measure, likelihood: Likelihood | None = None) -> None:
         """Probe once more, so that the last decision's outcome is known, too."""
-        self._close(self._probe(measure))
+        self._close(None if self._probes is None else self._take(self._probes.take(measure, likelihood, last=True)))
 
-    def _probe(self, measure: Measure) -> Scores | None:
-        probe = self.settings.probe
-        if probe is None:
-            return None
-        which = np.concatenate(self.capabilities.probes)
-        order = np.argsort(which)
-        counts = measure(which[order], probe.samples)
-        back = np.argsort(order)
-        successes, samples, tokens = (column[back] for column in (counts.successes, counts.samples, counts.tokens))
-        sizes = [len(rows) for rows in self.capabilities.probes]
+    def _take(self, probed: Probed) -> Scores:
+        """Count what probing has cost, and take up what it says of levels."""
         if (levels := self.shared.levels) is not None:
-            in_parts = (self.shared.parts.count(self.capabilities.probes, levels, n) for n in (successes, samples))
+            amounts = (probed.successes, probed.samples)
+            in_parts = (self.shared.parts.count(self.capabilities.probes, levels, n) for n in amounts)
             self._probed = np.stack(list(in_parts))
-        scores = scores_of(successes, samples, tokens, sizes)
-        for name, part in zip(self.capabilities.names, np.split(tokens, np.cumsum(sizes)[:-1]), strict=True):
-            self._count(PROBE, name, int(part.sum()))
-        return scores
+        for kind, tokens in ((PROBE, probed.read), (TEACHER, probed.taught)):
+            for name, number in zip(self.capabilities.names, tokens.tolist(), strict=True):
+                self._count(kind, name, int(number))
+        return probed.scores
 
     def _within(self, step: int) -> FloatArray:
         """Share of each part within its capability, (P,)."""
@@ -357,6 +356,7 @@ class Allocation:
             "tokens_of_decision": self._tokens_of_decision,
             "decision": None if last is None else {**vars(last), "before": last.before and vars(last.before)},
             "policy": None if self._policy is None else self._policy.state_dict(),
+            "probes": None if self._probes is None else self._probes.state_dict(),
             "ledger": self.ledger.state_dict(),
             "history": self.history,
         }
@@ -378,6 +378,8 @@ class Allocation:
         if state["policy"] is not None:
             self._policy = self._make_policy()
             self._policy.load_state_dict(state["policy"])
+        if self._probes is not None:
+            self._probes.load_state_dict(state["probes"])
         if last is not None:
             before = last["before"] and Scores(**{name: np.array(values) for name, values in last["before"].items()})
             self._decision = Decision(

@@ -21,7 +21,7 @@ from paced_verl.pacing.mix import MixSampler
 from paced_verl.pacing.protocol import IntArray
 from paced_verl.pacing.schedule import Schedule, Stage
 from paced_verl.run.capability import Allocation, Shared
-from paced_verl.run.measure import Measure
+from paced_verl.run.measure import Likelihood, Measure
 from paced_verl.run.outcomes import Report
 from paced_verl.run.pass_rates import PassRates
 from paced_verl.run.step_rows import StepRows
@@ -115,22 +115,23 @@ class PacedState:
 
     # ------------------------------------------------------------------ a step
 
-    def before_step(self, step: int, measure: Measure) -> None:
+    def before_step(self, step: int, measure: Measure, likelihood: Likelihood | None = None) -> None:
         """Bring pass rates and shares up to date for a step, where that is due.
 
         Args:
             step: The step about to be drawn.
             measure: Samples and waits.
+            likelihood: Reads, where capabilities are probed so.
         """
         self.rates.before_step(step, measure)
         if self.allocation is not None:
-            self.allocation.before_step(step, measure)
+            self.allocation.before_step(step, measure, likelihood)
 
-    def after_run(self, step: int, measure: Measure) -> None:
+    def after_run(self, step: int, measure: Measure, likelihood: Likelihood | None = None) -> None:
         """What is measured once more after the last step."""
         self.rates.after_run(step, measure)
         if self.allocation is not None:
-            self.allocation.after_run(measure)
+            self.allocation.after_run(measure, likelihood)
 
     def responses_per_prompt(self, stage: Stage) -> int:
         """How many responses a prompt gets in a stage."""

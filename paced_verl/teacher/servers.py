@@ -60,7 +60,8 @@ class StudentServers:
 
     Args:
         client: verl's client of them.
-        topk: Tokens to ask for; the servers' ``max_logprobs`` must allow them.
+        topk: Tokens to ask for; the servers' ``max_logprobs`` must allow them. 0: of each position only the token that
+            the sequence goes on with, in one column.
     """
 
     def __init__(self, client: LLMServerClient, topk: int):

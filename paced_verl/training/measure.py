@@ -7,6 +7,7 @@ them, or they are sent beside a step's own rollouts and collected when these are
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,26 @@ class Measuring:
                 progress.update(size)
         return tally.counts
 
+    def likelihood(self, which: IntArray, responses: Sequence[Sequence[int]], step: int) -> np.ndarray:
+        """Have the student read responses; see :class:`~paced_verl.run.measure.Likelihood`.
+
+        Args:
+            which: Positions in the data set, (P,), each once.
+            responses: Token ids, one response a prompt.
+            step: The training step.
+        """
+        assert self.under_way is None, "collect what was sent before"
+        found = np.full(len(which), np.nan)
+        place = {prompt: i for i, prompt in enumerate(which.tolist())}
+        for start in range(0, len(which), self.chunk):
+            part = slice(start, start + self.chunk)
+            size = self._submit(which[part], 1, step, "student", responses[part])
+            keys, rows = self._take(size, step, [fields.PROMPT, "rm_scores"])
+            if keys:
+                scores = [float(score.sum()) for score in rows["rm_scores"].unbind()]
+                found[[place[_plain(prompt)] for prompt in rows[fields.PROMPT]]] = scores
+        return found
+
     def send(self, which: IntArray, samples: int, step: int, by: Responses = "student") -> None:
         """Have prompts sampled while something else goes on; :meth:`collect` waits for all that were sent.
 
@@ -109,15 +130,25 @@ class Measuring:
         return {tally.by: tally.counts for tally in tallies}
 
     def _collect(self, tallies: list[_Tally], size: int, step: int) -> None:
-        batch, _ = self.replay_buffer.sample(global_steps=step, partition_id=PARTITION, batch_size=size)
         names = [fields.PROMPT, fields.BY_TEACHER, "rm_scores", "extra_fields"]
-        rows = tq.kv_batch_get(keys=batch.keys, partition_id=PARTITION, select_fields=names) if batch.keys else None
+        if any(tally.by == "teacher" for tally in tallies):
+            names.append("responses")
+        keys, rows = self._take(size, step, names)
         for tally in tallies:
-            tally.add(batch.keys, rows, self.threshold)
-        if batch.keys:
-            tq.kv_clear(keys=batch.keys, partition_id=PARTITION)
+            tally.add(keys, rows, self.threshold)
 
-    def _submit(self, chunk: IntArray, samples: int, step: int, by: Responses) -> int:
+    def _take(self, size: int, step: int, names: list[str]) -> tuple[list[str], Any]:
+        """Wait for the rollouts of so many prompts, and take these fields of them out of the queue."""
+        batch, _ = self.replay_buffer.sample(global_steps=step, partition_id=PARTITION, batch_size=size)
+        if not batch.keys:
+            return [], None
+        rows = tq.kv_batch_get(keys=batch.keys, partition_id=PARTITION, select_fields=names)
+        tq.kv_clear(keys=batch.keys, partition_id=PARTITION)
+        return batch.keys, rows
+
+    def _submit(
+        self, chunk: IntArray, samples: int, step: int, by: Responses, reads: Sequence[Sequence[int]] | None = None
+    ) -> int:
         """Dispatch a chunk as validation rows, as ``PPOTrainer._validate`` does; returns its number of prompts."""
         rows = collate_fn([self.prompts[i] for i in chunk.tolist()])
         rows["uid"] = np.array([str(uuid.uuid4()) for _ in chunk], dtype=object)
@@ -127,6 +158,8 @@ class Measuring:
         tu.assign_non_tensor_stack(batch, "__rollout_n__", [samples] * len(batch))
         tu.assign_non_tensor_stack(batch, fields.TEMPERATURE, [self.temperature] * len(batch))
         tu.assign_non_tensor_stack(batch, fields.BY_TEACHER, [by == "teacher"] * len(batch))
+        if reads is not None:
+            tu.assign_non_tensor_stack(batch, fields.TARGET, [list(response) for response in reads])
         tags = [{"is_prompt": True, "status": "pending", "global_steps": step} for _ in range(len(batch))]
         tq.kv_batch_put(keys=list(batch["uid"]), partition_id=PARTITION, tags=tags)
         self.manager.generate_sequences(batch)
@@ -139,8 +172,9 @@ class _Tally:
     def __init__(self, which: IntArray, by: Responses):
         self.by = by
         self.place = {prompt: i for i, prompt in enumerate(which.tolist())}
-        zeros = (np.zeros(len(which), np.int64) for _ in range(3))
-        self.counts = Counts(which, *zeros)
+        successes, samples, tokens = (np.zeros(len(which), np.int64) for _ in range(3))
+        self.correct: list[list[int] | None] = [None] * len(which) if by == "teacher" else []
+        self.counts = Counts(which, successes, samples, tokens, self.correct)
 
     def add(self, keys: list[str], rows: Any, threshold: float) -> None:
         """Count its rows among these."""
@@ -160,7 +194,13 @@ class _Tally:
         # Scores are one a token. Every output of a session was generated; the last one has its reward.
         np.add.at(self.counts.tokens, place, [len(score) for score, own in zip(scores, mine, strict=True) if own])
         np.add.at(self.counts.samples, place[last[mine]], 1)
-        np.add.at(self.counts.successes, place[last[mine]], correct_rows(rows, threshold)[last])
+        correct = correct_rows(rows, threshold)
+        np.add.at(self.counts.successes, place[last[mine]], correct[last])
+        if self.by == "teacher":
+            responses = rows["responses"].unbind()
+            for own, row in zip(place[last[mine]].tolist(), np.flatnonzero(last).tolist(), strict=True):
+                if correct[row] and self.correct[own] is None:
+                    self.correct[own] = responses[row].tolist()
 
 
 def _plain(value: Any) -> int:

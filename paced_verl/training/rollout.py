@@ -109,6 +109,9 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
                     "top_p": 1.0,
                     "top_k": -1,
                 }
+            if fields.STAGE not in row and fields.TARGET in row:
+                output = await self._read(row.pop(fields.TARGET), row)
+                return await self._agent_loop_postprocess(output, trajectory["validate"], **row)
             if row.get(fields.BY_TEACHER):
                 response_ids, _ = await self._ask_for_response(row)
                 output = self._as_output(self.prompts.student(row), response_ids, row)
@@ -144,6 +147,16 @@ class PacedAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  
         if visit.end(error, tokens):
             del self.visits[row["uid"]]
             self.report.outcomes.append(visit.outcome(filtered=self.filter_metric is not None))
+
+    async def _read(self, response_ids: list[int], row: dict[str, Any]) -> AgentLoopOutput:
+        """A response whose score is the mean log-probability, in nats, that the student's servers give its tokens."""
+        output = self._as_output(self.prompts.student(row), response_ids, row)
+        sequence_ids = [*output.prompt_ids, *output.response_ids]
+        _, log_probs = await StudentServers(self.llm_client, topk=0).top_k(sequence_ids, Media(), None)
+        place = response_positions(len(sequence_ids), len(output.response_ids))
+        output.reward_score = log_probs[place].mean().item()
+        output.extra_fields["reward_extra_info"] = {}
+        return output
 
     async def _teacher_response(self, target: list[int] | None, row: dict[str, Any]) -> AgentLoopOutput:
         """The stored response, or one that the teacher server writes under its own context and that is kept."""

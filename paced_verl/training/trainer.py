@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,6 +145,7 @@ class PacedTrainer(_Base):
             seed=self.paced.sampler.seed,
             folder=self._run_folder / "capability",
             levels=levels,
+            attempts=self.paced.targets.attempts,
         )
 
     @property
@@ -312,7 +314,7 @@ class PacedTrainer(_Base):
         stage = self.schedule.at(step)
         if stage is not self.stage:
             self._enter(stage)
-        self.state.before_step(step, partial(self._measure, step))
+        self.state.before_step(step, partial(self._measure, step), partial(self._likelihood, step))
 
     def on_step_end(self) -> None:
         super().on_step_end()
@@ -321,7 +323,8 @@ class PacedTrainer(_Base):
             with marked_timer("alignment", self.timing_raw):
                 self._aligned = self._aligning.after(self.global_steps)
         if self.global_steps >= self.total_training_steps:
-            self.state.after_run(self.global_steps, partial(self._measure, self.global_steps + 1))
+            after = self.global_steps + 1
+            self.state.after_run(self.global_steps, partial(self._measure, after), partial(self._likelihood, after))
         self._end_in_time()
 
     def _end_in_time(self) -> None:
@@ -345,10 +348,19 @@ class PacedTrainer(_Base):
     def _measure(self, step: int, which: IntArray, samples: int, by: Responses = "student") -> Counts:
         """How student or teacher do on some training prompts, with the weights that ``step`` starts from."""
         counts = self.measuring.wait_for(which, samples, step, by)
+        self._say_what_failed()
+        return counts
+
+    def _likelihood(self, step: int, which: IntArray, responses: Sequence[Sequence[int]]) -> np.ndarray:
+        """How probable the student finds responses, with the weights that ``step`` starts from."""
+        found = self.measuring.likelihood(which, responses, step)
+        self._say_what_failed()
+        return found
+
+    def _say_what_failed(self) -> None:
         self._hear()
         if errors := self._report.errors:
             print(f"[paced] {len(errors)} rollout(s) of the estimate failed; the first: {errors[0]}", flush=True)
-        return counts
 
     def on_sample_begin(self) -> None:
         # The step's own prompts are on their way: what is drawn next is sampled beside them.

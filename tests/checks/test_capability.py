@@ -64,6 +64,11 @@ def test_what_is_right_passes(folder: Path) -> None:
             {"every_steps": "2"},
             "12 responses a decision, beside 16 that train in every_steps=2 steps: more than a quarter",
         ),
+        (
+            {"every_steps": "4", "probe": "{prompts: 2, samples: 3, score: divergence}"},
+            "3 capabilities × 2 prompts × (1 response read + 3 samples / 3) are 12 responses a decision, beside 32",
+        ),
+        ({"probe": "{prompts: 2, score: likelihood}"}, "paced.capability.probe.score"),
         ({"budget": "1000"}, "8 steps of 8 rows, one decision, may train on 2048 tokens"),
         ({"probe": "null"}, "policy: gains decides by what probes say"),
         ({"curriculum": "{column: grade}"}, "12 of 12 training prompts have no level in the column grade"),
@@ -96,6 +101,19 @@ def test_settings_that_do_not_go_with_it_are_named(folder: Path, overrides: tupl
     assert words in refused(folder, *overrides)
 
 
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("paced.teacher.backend=reference", "paced.teacher.backend=reference scores but does not write. Set score"),
+        ("paced.teacher.context=rollout", " asks the teacher before the student has responded"),
+    ],
+)
+def test_a_teacher_that_cannot_answer_probes_is_named(folder: Path, override: str, words: str) -> None:
+    message = refused(folder, override, every_steps="8", probe="{prompts: 2, samples: 2, score: divergence}")
+    assert "paced.capability.probe.score=divergence" in message
+    assert words in message
+
+
 def test_a_budget_counts_whole_steps(folder: Path) -> None:
     message = refused(folder, "trainer.v1.trainer_mode=paced_colocate_async", budget="100000")
     assert "Use paced_sync, or no budget" in message
@@ -106,9 +124,7 @@ def test_the_plan_says_who_decides_and_what_that_costs(folder: Path) -> None:
     text = str(Plan.of(config_of(folder, f"paced.capability={block}")))
     assert "capabilities: by skill, gains decides every 8 steps, 2 decision(s) in the run" in text
     # 3 capabilities × 2 × 2, before steps 1 and 9, and after the last.
-    assert (
-        "probes: 2 prompts × 2 responses of each capability a decision, 12 responses for 3 capabilities, 36 in" in text
-    )
+    assert "probes: 2 prompts × 2 samples of each capability a decision, 12 responses for 3 capabilities, 36 in" in text
     assert "curriculum: levels of extra_info.level, by frontier" in text
     assert "budget:" not in text
     block = "{column: skill, policy: uniform, probe: null, every_steps: 2, budget: 100000}"

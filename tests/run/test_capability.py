@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,23 @@ class Student:
         self.groups, self.trained = Capabilities.read(SOURCES).groups, np.zeros(3)
         self.shared, self.seed, self.asked = shared, seed, 0
 
+    @property
+    def rate(self) -> np.ndarray:
+        return 0.2 + 0.6 * (1 - np.exp(-self.trained / np.array([9000, 3000, 30000])))
+
+    def likelihood(self, which: np.ndarray, responses: Sequence[Sequence[int]]) -> np.ndarray:
+        assert not set(which.tolist()) & self.drawn
+        assert [len(response) for response in responses] == [int(LENGTH[group]) for group in self.groups[which]]
+        return np.log(self.rate)[self.groups[which]]
+
     def measure(self, which: np.ndarray, samples: int, by: Any = "student") -> Counts:
         assert (np.diff(which) > 0).all()
         assert not set(which.tolist()) & self.drawn
-        rate = 0.2 + 0.6 * (1 - np.exp(-self.trained / np.array([9000, 3000, 30000])))
+        if by == "teacher":
+            tokens = LENGTH[self.groups[which]]
+            full = np.full(len(which), samples)
+            return Counts(which, full, full, tokens, [[1] * length for length in tokens.tolist()])
+        rate = self.rate
         rng = np.random.default_rng([self.seed, self.asked])
         self.asked += 1
         groups = self.groups[which]
@@ -94,8 +108,8 @@ class Run:
 
     def steps(self, first: int, last: int) -> Run:
         for step in range(first, last + 1):
-            self.allocation.before_step(step, self.student.measure)
-            self.allocation.before_step(step, self.student.measure)  # verl's first step begins twice
+            for _ in range(2):  # verl's first step begins twice
+                self.allocation.before_step(step, self.student.measure, self.student.likelihood)
             self.allocation.learn(self.student.rows(self.sampler.draw(BATCH)))
         return self
 
@@ -130,6 +144,16 @@ def test_the_ledger_holds_what_rows_and_probes_took() -> None:
     assert [ledger.spent("trained", name) for name in NAMES] == run.student.trained.astype(int).tolist()
     assert ledger.spent("teacher") == 50 * STEPS * BATCH * ROLLOUTS
     assert ledger.spent("probe") == STEPS // EVERY * 20 * 4 * int(LENGTH.sum())
+
+
+def test_what_is_read_instead_of_answered_costs_its_tokens_and_the_teachers_once() -> None:
+    run = Run(probe={"prompts": 20, "samples": 4, "score": "divergence", "sample_every": 4}).steps(1, STEPS - EVERY)
+    rate = run.student.rate
+    run.steps(STEPS - EVERY + 1, STEPS)
+    ledger, decisions, answered = run.allocation.ledger, STEPS // EVERY, 3  # before the first, second and fifth
+    assert ledger.spent("probe") == (decisions + 4 * answered) * 20 * int(LENGTH.sum())
+    assert ledger.spent("teacher") == 50 * STEPS * BATCH * ROLLOUTS + 20 * int(LENGTH.sum())
+    assert run.allocation._decision.before.mean == pytest.approx(rate, abs=0.1)
 
 
 def test_a_budget_says_when_no_more_steps_can_be_paid() -> None:
@@ -248,12 +272,15 @@ def test_kl_headroom_is_told_each_capabilitys_divergence() -> None:
 
 
 @pytest.mark.parametrize("killed", [6, 8, 9])
-@pytest.mark.parametrize("policy", ["gains", "greedy", "kl_headroom", "with a curriculum"])
+@pytest.mark.parametrize("policy", ["gains", "greedy", "kl_headroom", "with a curriculum", "by divergence"])
 def test_a_run_that_was_killed_decides_as_an_undisturbed_one(tmp_path: Path, policy: str, killed: int) -> None:
     """Within a decision, right before one, and right after it."""
     extra: dict[str, Any] = {"probe": None} if policy == "kl_headroom" else {}
     if policy == "with a curriculum":
         policy, extra = "gains", {"curriculum": {"column": "level"}}
+    if policy == "by divergence":
+        cheap = {"prompts": 20, "samples": 4, "score": "divergence"}
+        policy, extra = "gains", {"probe": cheap, "curriculum": {"column": "level"}}
 
     def through(run: Run, first: int, last: int) -> Run:
         for step in range(first, last + 1):

@@ -24,6 +24,7 @@ def row(
         fields.BY_TEACHER: by_teacher,
         "rm_scores": torch.tensor([0.0] * (tokens - 1) + [reward]),
         "extra_fields": {"reward_extra_info": extra},
+        "responses": torch.full((tokens,), prompt),
     }
 
 
@@ -85,6 +86,9 @@ class Servers:
             for session in range(n):
                 keys.append(f"{uid}_{session}_0")
                 self.queue.rows[keys[-1]] = row(prompt, float(by or session < prompt), by_teacher=by)
+                if fields.TARGET in batch:
+                    response = batch[fields.TARGET][prompts.index(prompt)]
+                    self.queue.rows[keys[-1]]["rm_scores"] = torch.tensor([0.0, -sum(response) / len(response)])
         self.waiting.append(keys)
 
     def sample(self, batch_size: int, **_: Any) -> tuple[KVBatchMeta, None]:
@@ -139,3 +143,44 @@ def test_what_the_teacher_is_asked_is_counted_apart(monkeypatch: pytest.MonkeyPa
     assert (counts["student"].successes.tolist(), counts["student"].samples.tolist()) == ([1, 2], [4, 4])
     assert (counts["teacher"].successes.tolist(), counts["teacher"].samples.tolist()) == ([3], [3])
     assert measuring.wait_for(np.array([4]), 2, step=6, by="teacher").successes.tolist() == [2]
+    assert counts["student"].responses == [], "nobody asks for them"
+    assert counts["teacher"].responses == [[2, 2]]
+
+
+def test_of_the_teacher_one_correct_response_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first session's is wrong; of the second prompt all are."""
+    rows = {
+        "a_0_0": row(7, 0.0, by_teacher=True, tokens=5),
+        "a_1_0": row(7, 1.0, by_teacher=True, tokens=3),
+        "a_2_0": row(7, 1.0, by_teacher=True, tokens=4),
+        "b_0_0": row(2, 0.0, by_teacher=True),
+    }
+    queue = Queue(rows)
+    queue.replace(monkeypatch, measure)
+    counting = measure._Tally(np.array([2, 7, 9]), by="teacher")
+    names = [*rows["a_0_0"]]
+    counting.add(list(rows), queue.kv_batch_get(list(rows), "val", names), 0.5)
+    assert counting.counts.responses == [None, [7, 7, 7], None]
+    assert counting.counts.successes.tolist() == [0, 2, 0]
+    again = counting.counts.take(np.array([2, 1]))
+    assert (again.prompts.tolist(), again.responses) == ([9, 7], [None, [7, 7, 7]])
+
+
+def test_responses_are_read_chunk_by_chunk_and_one_that_fails_has_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    servers = Servers(monkeypatch)
+    data = [{fields.PROMPT: i, "index": i} for i in range(10)]
+    measuring = measure.Measuring(
+        data, temperature=1.0, threshold=0.5, chunk=2, agent_loop_manager=servers, replay_buffer=servers
+    )
+    found = measuring.likelihood(np.array([5, 1, 8]), [[1, 3], [4], [2, 2, 5]], step=3)
+    assert servers.chunks == [[5, 1], [8]]
+    assert found == pytest.approx([-2.0, -4.0, -3.0])
+    assert not set(servers.queue.rows) - set(servers.queue.cleared)
+
+    def one_fails(batch_size: int, **_: Any) -> tuple[KVBatchMeta, None]:
+        keys = servers.waiting.pop(0)[1:]
+        return KVBatchMeta(partition_id="val", keys=keys, tags=[{} for _ in keys]), None
+
+    monkeypatch.setattr(servers, "sample", one_fails)
+    found = measuring.likelihood(np.array([5, 1, 8]), [[1, 3], [4], [2, 2, 5]], step=3)
+    assert np.isnan(found).tolist() == [True, False, True]

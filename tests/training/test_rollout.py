@@ -21,6 +21,8 @@ from paced_verl.config.pacing import OutcomeConfig
 from paced_verl.run.group import Group, Scored
 from paced_verl.run.outcomes import Outcome, Report
 from paced_verl.teacher.context import TeacherContext
+from paced_verl.teacher.servers import StudentServers
+from paced_verl.training import rollout
 from paced_verl.training.rollout import PacedAgentLoopWorker, _in_words
 from tests.queue import Queue
 
@@ -194,6 +196,35 @@ def test_a_teacher_that_is_measured_writes_under_its_own_context(monkeypatch: py
     assert seen["row"][fields.PROMPT] == 7
     assert seen["row"][fields.BY_TEACHER], "which the driver counts it by"
     assert made.teacher.asked == 0
+
+
+def test_a_response_that_is_read_scores_its_tokens_mean_log_probability(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the student's own servers, as part of an estimate; no reward function sees it, and nobody is asked besides."""
+    seen: dict[str, Any] = {}
+
+    async def ask(self: Any, sequence_ids: list[int], media: Any) -> Any:
+        seen.update(sequence=sequence_ids, topk=self.topk, purpose=rollout._PURPOSE.get())
+        # What verl's servers say: at each position of the token after it; the last one's stands for nothing.
+        scores = [[-9.0], [-1.0], [-2.0], [-6.0], [0.0]]
+        return SimpleNamespace(extra_fields={"prompt_logprobs": scores, "prompt_ids": [[0]] * 5}, stop_reason="")
+
+    monkeypatch.setattr(StudentServers, "_ask", ask)
+    made = worker(filters=False, teacher=Teacher(refuses=True))
+    made.llm_client = None
+    made.rollout_config = SimpleNamespace(response_length=3)
+    made.prompts = SimpleNamespace(student=lambda row: [8, 9])
+
+    async def postprocess(self: Any, output: Any, validate: bool, **row: Any) -> str:
+        seen.update(output=output, row=row)
+        return "stored"
+
+    monkeypatch.setattr(VERL, "_agent_loop_postprocess", postprocess)
+    row = {fields.PROMPT: 7, fields.TEMPERATURE: 1.0, fields.BY_TEACHER: False, fields.TARGET: [4, 5, 6]}
+    call = made._run_agent_loop({}, {"validate": True}, agent_name="", uid="u", session_id=0, global_steps=4, **row)
+    assert asyncio.run(call) == "stored"
+    assert (seen["sequence"], seen["topk"], seen["purpose"]) == ([8, 9, 4, 5, 6], 0, "estimate")
+    assert seen["output"].reward_score == pytest.approx(-3.0)
+    assert fields.TARGET not in seen["row"]
 
 
 def test_a_mixed_group_is_scored_whole() -> None:
