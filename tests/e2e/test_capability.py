@@ -48,7 +48,7 @@ class Case:
 
 REQUIRED = {"three": 0.25, "four": 0.25, "five": 0.5}
 CASES = {
-    "gains": Case(f"probe: {{prompts: {PROBES}, samples: 1}}", REQUIRED),
+    "gains": Case(f"probe: {{prompts: {PROBES}, samples: 1, score: divergence, sample_every: 3}}", REQUIRED),
     "fixed": Case(
         f"policy: fixed, mix: {{three: 0.1, four: 0.3, five: 0.6}}, probe: {{prompts: {PROBES}, samples: 1}}",
         {"three": 0.1, "four": 0.3, "five": 0.6},

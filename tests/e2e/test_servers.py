@@ -31,6 +31,8 @@ async def ask(who):
     return {"ids": ids.tolist(), "log_probs": log_probs.tolist(), "written": written}
 
 answers = {name: asyncio.run(ask(who)) for name, who in vars(started).items()}
+reading = servers.StudentServers(started.student.client, topk=0)
+answers["student"]["read"] = [values.tolist() for values in asyncio.run(reading.top_k(sequence, Media(), None))]
 print("ANSWERS " + json.dumps(answers))
 """
 
@@ -57,3 +59,8 @@ def test_servers_of_both_models_answer_as_transformers_does(workplace: Workplace
             assert len(set(ids)) == len(ids) == TOPK
             assert log_probs == pytest.approx(expected[position, ids].tolist(), abs=1e-4), name
             assert log_probs == pytest.approx(expected[position].topk(TOPK).values.tolist(), abs=1e-4), name
+        if "read" in answer:  # of each position the token that follows, and nothing else
+            ids, log_probs = answer["read"]
+            assert ids[:-1] == [[token] for token in SEQUENCE[1:]]
+            own = expected[range(len(SEQUENCE) - 1), SEQUENCE[1:]]
+            assert [value for (value,) in log_probs[:-1]] == pytest.approx(own.tolist(), abs=1e-4)

@@ -49,6 +49,9 @@ PREDICTIONS = (
     Prediction("gains with more probes", "gains", (0.0, 0.05), phase="more probes"),
     Prediction("more probes help gains", "gains", (0.0, 0.03), other="gains", phase="more probes"),
     Prediction("more probes do not save read", "read", (-0.15, -0.01), phase="more probes"),
+    # These were written down later, after all of the others had been run, and before the first of theirs.
+    Prediction("reading makes no difference to gains", "gains", (-0.02, 0.02), other="gains", phase="probes read"),
+    Prediction("reading makes no difference to read", "read", (-0.02, 0.02), other="read", phase="probes read"),
 )
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scripts.experiments.capability.distil import DECISIONS, FEW, MANY, Plan
+from scripts.experiments.capability.distil import DECISIONS, FEW, MANY, Distillation, Plan
 from scripts.experiments.capability.problems import NAMES, REQUIREMENT
+from scripts.experiments.capability.reading import CHEAP, Reading
 
 CALIBRATION, SEEDS = range(3), range(100, 120)
 """Everything that is chosen is chosen on the first ones, which are not reported."""
@@ -29,6 +30,8 @@ WITHOUT_DEEP = {
 """The requirement, but for what is out of reach: what a look at the first probes tells anyone."""
 MIXES = {"by headroom": BY_HEADROOM, "without deep": WITHOUT_DEEP}
 """Fixed mixes beside the policies, set before any reported run."""
+PROBES = {"more probes": MANY, "probes read": CHEAP}
+"""Of phases that have others than the rest."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Cell:
     """A run.
 
     Attributes:
-        phase: ``interventions``, ``calibration``, ``policies`` or ``more probes``.
+        phase: One of ``PHASES``.
         arm: An intervention, a policy, or one of ``MIXES``.
         seed: Of the student, the problems and everything that is drawn.
     """
@@ -52,7 +55,12 @@ class Cell:
             return Plan("fixed", INTERVENTIONS[self.arm], self.decisions, floor=0.0)
         if self.arm in MIXES:
             return Plan("fixed", MIXES[self.arm], self.decisions)
-        return Plan(self.arm, decisions=self.decisions, probe=MANY if self.phase == "more probes" else FEW)
+        return Plan(self.arm, decisions=self.decisions, probe=PROBES.get(self.phase, FEW))
+
+    @property
+    def kind(self) -> type[Distillation]:
+        """Who does it."""
+        return Reading if self.phase == "probes read" else Distillation
 
     def columns(self) -> dict[str, Any]:
         """What a row says of it."""
@@ -83,11 +91,18 @@ def more_probes() -> Iterator[Cell]:
         yield from (Cell("more probes", arm, seed) for arm in ("gains", "read"))
 
 
+def probes_read() -> Iterator[Cell]:
+    """D: the same, with as many probes as all have, of which most are read."""
+    for seed in SEEDS:
+        yield from (Cell("probes read", arm, seed) for arm in ("gains", "read"))
+
+
 PHASES = {
     "interventions": interventions,
     "calibration": calibration,
     "policies": policies,
     "more probes": more_probes,
+    "probes read": probes_read,
 }
 
 

@@ -12,7 +12,6 @@ import torch
 
 from scripts.experiments import rows
 from scripts.experiments.capability import world as worlds
-from scripts.experiments.capability.distil import Distillation
 from scripts.experiments.capability.programme import Cell
 from scripts.experiments.capability.world import World
 
@@ -63,7 +62,7 @@ def in_world(cells: Sequence[Cell], folder: Path, hasty: bool = False) -> int:
 
 def one(cell: Cell, world: World, folder: Path) -> rows.Row:
     """Run a cell and keep its row, which is returned."""
-    found = Distillation(world, cell.plan(), cell.seed).run()
+    found = cell.kind(world, cell.plan(), cell.seed).run()
     row = cell.columns() | found | {"code": fingerprint(), "torch": torch.__version__}
     rows.write(row, place(row, folder))
     return row
