@@ -161,6 +161,15 @@ def test_shares_and_tokens_are_as_decided_and_the_budget_ends_a_run_that_was_kil
     state = json.loads((workplace.checkpoints / f"global_step_{last}" / "paced" / "capability.json").read_text())
     assert state["decided"] == -(-last // EVERY)
 
+    # Where probes are read, the teacher has answered some, and the student answers as often as it was told to.
+    if "divergence" in case.settings:
+        probes = state["probes"]
+        assert probes["taken"] == state["decided"]
+        assert len(probes["sampled"]) == sum(n < 2 or n % 3 == 0 for n in range(probes["taken"]))
+        known = [place for place, response in probes["responses"] if response]
+        assert known
+        assert all(-20 < one["values"][place] < 0 for one in probes["sampled"] for place in known)
+
 
 def question_of(text: str, known: dict[str, str]) -> str:
     (question,) = {question for question in known if text.endswith(question)}
