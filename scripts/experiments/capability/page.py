@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from scripts.experiments.capability import headroom as measured
 from scripts.experiments.capability.contrasts import (
@@ -45,6 +46,8 @@ def blocks(rows: Sequence[Row]) -> dict[str, str]:
         "shares": _shares(rows),
         "capabilities": _capabilities(rows),
         "probes": _probes(rows),
+        "reading": _reading(rows),
+        "errors": _errors(rows),
         "predictions": _predictions(rows),
     }
 
@@ -57,7 +60,7 @@ def _runs(rows: Sequence[Row]) -> str:
     return wrapped(
         f"{len(full)} runs are reported, of {len(seeds)} seeds ({seeds[0]} to {seeds[-1]}); they trained on "
         f"{min(spent):,} to {max(spent):,} tokens each, in {_span(decisions)} decisions. "
-        f"{len(rows) - len(full)} others are interventions, calibration or more probes. "
+        f"{len(rows) - len(full)} others are interventions, calibration or runs with other probes. "
         f"A run took {np.median([row['seconds'] for row in full]):.0f} s on a shared core (median), with torch "
         f"{' and '.join(sorted({row['torch'] for row in rows}))}."
     )
@@ -166,14 +169,47 @@ def _capabilities(rows: Sequence[Row]) -> str:
 
 
 def _probes(rows: Sequence[Row]) -> str:
+    return _other_probes(rows, "more probes", "few probes")
+
+
+def _reading(rows: Sequence[Row]) -> str:
+    return _other_probes(rows, "probes read", "answers alone")
+
+
+def _other_probes(rows: Sequence[Row], phase: str, usual: str) -> str:
+    """Policies whose probes are other than usual: beside the static mix, beside themselves, and what probes cost."""
     table = []
     for arm in ("gains", "read"):
-        if not pick(rows, "more probes", arm):
+        if not (runs := pick(rows, phase, arm)):
             continue
-        gap = against(rows, arm, phase="more probes")
-        more = against(rows, arm, phase="more probes", other=arm)
-        table.append([arm, str(len(gap.gaps)), shown(gap), f"{gap.p:.2g}", shown(more)])
-    return lines(["policy", "seeds", "difference to task_static", "p", "to itself with few probes"], table)
+        gap = against(rows, arm, phase=phase)
+        beside = against(rows, arm, phase=phase, other=arm)
+        same = pick(rows, "policies", arm)
+        cost = _mean(run["probe_tokens"] / same[seed]["probe_tokens"] for seed, run in runs.items() if seed in same)
+        table.append([arm, str(len(gap.gaps)), shown(gap), f"{gap.p:.2g}", shown(beside), f"{cost:.2f} ×"])
+    return lines(["policy", "seeds", "to task_static", "p", f"to itself with {usual}", "tokens of probes"], table)
+
+
+def _errors(rows: Sequence[Row]) -> str:
+    """How far scores were from the truth where probes were read only, and what as many answers would have said."""
+    table = []
+    one = {"read": np.zeros((0, len(NAMES))), "answered": np.zeros((0, len(NAMES)))}
+    change = dict(one)
+    for row in rows:
+        if row["phase"] == "probes read":
+            for kind, values in row["score_errors"].items():
+                error = np.array(values).reshape(-1, len(NAMES))
+                one[kind] = np.concatenate([one[kind], error])
+                change[kind] = np.concatenate([change[kind], error[2::2] - error[1:-1:2]])
+    for name in ORDER:
+        i = NAMES.index(name)
+        cells = [f"{_rms(errors[kind][:, i]):.3f}" for errors in (one, change) for kind in ("read", "answered")]
+        table.append([name, *cells])
+    return lines(["error (RMS)", "score, read", "answered", "change in a decision, read", "answered"], table)
+
+
+def _rms(values: npt.NDArray[np.float64]) -> float:
+    return float(np.sqrt(np.mean(values**2))) if values.size else float("nan")
 
 
 def _predictions(rows: Sequence[Row]) -> str:
@@ -186,7 +222,7 @@ def _predictions(rows: Sequence[Row]) -> str:
             value, came = shown(found), outcome(prediction.expected, found)
         words = f"{prediction.arm} − {prediction.other}"
         if prediction.phase != "policies":
-            words = words.replace(" −", " (more probes) −")
+            words = words.replace(" −", f" ({prediction.phase}) −")
         if prediction.measure is not utility:
             words += f", {MEASURES[prediction.measure]}"
         table.append([prediction.name, words, f"{low:+g} to {high:+g}", value, came])

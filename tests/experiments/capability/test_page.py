@@ -31,7 +31,11 @@ def made_up(cell: Cell) -> dict[str, Any]:
     curve = np.linspace(BEFORE, final, 5)
     curve[2, 0] -= 0.2 * (cell.arm == "one_hot")
     row = {"before": BEFORE.tolist(), "final": final.tolist(), "accuracy": curve.tolist(), "torch": "2", "seconds": 1.0}
-    row |= {"tokens": [10] * len(NAMES), "planned": [R.tolist()] * 4}
+    row |= {"tokens": [10] * len(NAMES), "planned": [R.tolist()] * 4, "probe_tokens": 100}
+    if cell.phase == "probes read":
+        # At decisions 2, 4, 5, 7, 8: what is read is always off by as much, answers are off now here, now there.
+        away = 0.05 * np.array([[1], [1], [-1], [1], [-1]]) * np.ones(len(NAMES))
+        row |= {"probe_tokens": 80, "score_errors": {"read": [[0.04] * len(NAMES)] * 5, "answered": away.tolist()}}
     return cell.columns() | row
 
 
@@ -67,6 +71,15 @@ def test_more_probes_are_beside_few(blocks: dict[str, str]) -> None:
     assert rows["read"][1].startswith("**+0.05")
     assert rows["gains"][1].startswith("**+0.07")
     assert rows["gains"][3].startswith("**+0.05")
+
+
+def test_probes_that_are_read_are_beside_answers(blocks: dict[str, str]) -> None:
+    rows = table(blocks["reading"])
+    assert rows["gains"][1].startswith("**+0.02")
+    assert abs(float(rows["gains"][3].split()[0].strip("*"))) < 0.005
+    assert rows["gains"][4] == "0.80 ×"
+    assert table(blocks["probes"])["gains"][4] == "1.00 ×"
+    assert table(blocks["errors"])["sort"] == ["0.040", "0.050", "0.000", "0.100"]
 
 
 def test_the_planted_transfer_is_found() -> None:

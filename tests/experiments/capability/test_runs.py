@@ -15,6 +15,7 @@ from scripts.experiments.capability.__main__ import app
 from scripts.experiments.capability.distil import BATCH, DECISIONS, EVERY, FEW, MOST_TOKENS, TOKENS, Distillation, Plan
 from scripts.experiments.capability.problems import ASKED, NAMES, REQUIREMENT, make
 from scripts.experiments.capability.programme import CALIBRATION, PHASES, SEEDS, Cell, programme, smoke
+from scripts.experiments.capability.reading import Reading
 from scripts.experiments.capability.world import World, keys
 from scripts.experiments.evidence.problems import BLANK, END, PROMPT, mask, right
 
@@ -88,6 +89,30 @@ def test_policies_meet_the_same_world_and_a_run_can_be_repeated(small: World) ->
     assert one["before"] == other["before"]
     assert one["planned"][0] == pytest.approx([REQUIREMENT[name] for name in NAMES]), "gains begins at r"
     assert one["planned"][0] != other["planned"][0]
+
+
+def test_looking_at_errors_changes_no_run(small: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is looked at are decisions without answers: of four, and once more at the end, that is the third alone."""
+    plan = Plan("gains", decisions=4, probe={"prompts": 6, "samples": 2, "score": "divergence"})  # type: ignore[dict-item]
+    monkeypatch.setattr(World, "taught", property(lambda self: self.train.solutions), raising=False)
+    looked = Reading(small, plan, 0).run()
+    errors = looked.pop("score_errors")
+    assert np.shape(errors["read"]) == np.shape(errors["answered"]) == (1, len(NAMES))
+    monkeypatch.setattr(Reading, "_accuracy", lambda self, samples: np.zeros(len(NAMES)))
+    blind = Reading(small, plan, 0).run()
+    del blind["score_errors"]
+    assert {k: v for k, v in looked.items() if k != "seconds"} == {k: v for k, v in blind.items() if k != "seconds"}
+
+
+def test_what_is_read_is_the_mean_of_its_tokens_alone(small: World) -> None:
+    run = Reading(small, Plan("gains", decisions=1), 0)
+    which = np.array([3, 200])
+    found = run.likelihood(which, [[1, 2, END], [4, END]])
+    for prompt, response, value in zip(which.tolist(), ([1, 2, END], [4, END]), found.tolist(), strict=True):
+        with torch.no_grad():
+            tokens = torch.cat([small.train.prompts[prompt], torch.tensor(response)])[None]
+            said = run.student(tokens)[0].log_softmax(-1)[0, PROMPT - 1 : -1]
+        assert value == pytest.approx(said[range(len(response)), response].mean().item(), abs=1e-5)
 
 
 def test_probes_are_as_many_as_the_product_accepts() -> None:
