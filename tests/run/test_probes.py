@@ -94,7 +94,7 @@ def test_what_is_only_read_is_as_good_as_what_is_answered() -> None:
     student = Student()
     found = take(probes(score="divergence", samples=400), student, 6)
     for moment, probed in enumerate(found):
-        rates = [np.mean([np.exp(-HARD[prompt] * 0.8**moment) for prompt in rows]) for rows in ROWS.__iter__()]
+        rates = [np.mean([np.exp(-HARD[prompt] * 0.8**moment) for prompt in rows]) for rows in ROWS]
         assert probed.scores.mean == pytest.approx(rates, abs=0.04), moment
         assert (probed.scores.se < 0.04).all()
     read = [found[2], found[4], found[5]]
