@@ -147,11 +147,12 @@ def test_the_ledger_holds_what_rows_and_probes_took() -> None:
 
 
 def test_what_is_read_instead_of_answered_costs_its_tokens_and_the_teachers_once() -> None:
-    run = Run(probe={"prompts": 20, "samples": 4, "score": "divergence", "sample_every": 4}).steps(1, STEPS - EVERY)
+    settings = {"prompts": 20, "samples": 40, "score": "divergence", "sample_every": 4}
+    run = Run(probe=settings).steps(1, STEPS - EVERY)
     rate = run.student.rate
     run.steps(STEPS - EVERY + 1, STEPS)
     ledger, decisions, answered = run.allocation.ledger, STEPS // EVERY, 3  # before the first, second and fifth
-    assert ledger.spent("probe") == (decisions + 4 * answered) * 20 * int(LENGTH.sum())
+    assert ledger.spent("probe") == (decisions + 40 * answered) * 20 * int(LENGTH.sum())
     assert ledger.spent("teacher") == 50 * STEPS * BATCH * ROLLOUTS + 20 * int(LENGTH.sum())
     assert run.allocation._decision.before.mean == pytest.approx(rate, abs=0.1)
 
