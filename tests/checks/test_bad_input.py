@@ -87,6 +87,8 @@ KEYS: dict[str, tuple[str, bool]] = {
     "capability.probe": (BLOCK, True),
     "capability.probe.prompts": (WHOLE, False),
     "capability.probe.samples": (WHOLE, False),
+    "capability.probe.score": (CHOICE, False),
+    "capability.probe.sample_every": (WHOLE, False),
     "capability.curriculum": (BLOCK, True),
     "capability.curriculum.column": (TEXT, False),
     "capability.curriculum.by": (CHOICE, False),
