@@ -16,6 +16,8 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 from scipy.special import expit
 
+from paced_verl.capability.scores import noise
+
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 COMMON_SD, OWN_SD = 5.0, 1.0
@@ -107,8 +109,7 @@ def estimate(
     """
     known = np.isfinite(values)
     rates = np.where(samples > 0, successes / np.maximum(samples, 1), 0.5)
-    smooth = (successes + 1) / (samples + 2)
-    variance = np.where(known, 0.0, smooth * (1 - smooth) / np.maximum(samples, 1))
+    variance = np.where(known, 0.0, noise(successes, samples))
     slopes = np.zeros((len(values), len(calibration.mean)))
     if known.any():
         rates[known], slopes[known] = calibration.rates(values[known], groups[known])

@@ -26,6 +26,13 @@ class Scores:
     length: FloatArray
 
 
+def noise(successes: npt.ArrayLike, samples: npt.ArrayLike) -> FloatArray:
+    """Variance of k/n by the samples alone, of each probe; never 0, as it counts as answered once more each way."""
+    k, n = np.asarray(successes, np.float64), np.asarray(samples, np.float64)
+    p = (k + 1) / (n + 2)
+    return np.asarray(p * (1 - p) / np.maximum(n, 1))
+
+
 def scores_of(successes: IntArray, samples: IntArray, tokens: IntArray, probes: Sequence[int]) -> Scores:
     """From counts of all probes, those of one capability after those of the other.
 
@@ -44,6 +51,5 @@ def scores_of(successes: IntArray, samples: IntArray, tokens: IntArray, probes: 
         if not seen.any():
             raise ValueError("no response to the probes of a capability was scored")
         k, n = k[seen], n[seen]
-        p = (k + 1) / (n + 2)
-        found.append((np.mean(k / n), np.sqrt(np.sum(p * (1 - p) / n)) / len(n), written.sum() / n.sum()))
+        found.append((np.mean(k / n), np.sqrt(np.sum(noise(k, n))) / len(n), written.sum() / n.sum()))
     return Scores(*np.array(found).T)

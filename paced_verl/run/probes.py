@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from paced_verl.capability.calibration import Calibration, Misfit, estimate, pooled
+from paced_verl.capability.calibration import Calibration, Estimate, Misfit, estimate, pooled
 from paced_verl.capability.scores import Scores, scores_of
 from paced_verl.config.capability import ProbeConfig
 from paced_verl.pacing.schedule import Responses
@@ -98,8 +98,7 @@ class Probes:
             guess = estimate(self._calibration(), values, self.groups, before.successes, before.samples)
         if not answers:
             assert guess is not None, "answers come first"
-            error = np.sqrt(guess.se**2 + self._misfit.variance)
-            scores = Scores(guess.mean, error, before.length)
+            scores = Scores(guess.mean, self._error(guess), before.length)
             return Probed(scores, guess.rates * before.samples, before.samples, read, taught)
         counts = self._ask(measure, np.arange(len(self.which)), self.settings.samples)
         scores = scores_of(counts.successes, counts.samples, counts.tokens, self.sizes)
@@ -108,9 +107,12 @@ class Probes:
             self._sampled.append(Sampled(values, counts.successes, counts.samples, scores.length))
         if guess is not None:
             self._misfit.add(scores.mean - guess.mean, scores.se, guess.se)
-            error = np.sqrt(guess.se**2 + self._misfit.variance)
-            scores = Scores(*pooled(scores.mean, scores.se, guess.mean, error), scores.length)
+            scores = Scores(*pooled(scores.mean, scores.se, guess.mean, self._error(guess)), scores.length)
         return Probed(scores, counts.successes.astype(np.float64), counts.samples, read, taught)
+
+    def _error(self, guess: Estimate) -> FloatArray:
+        """(C,) of a guess, with how wrong others have been."""
+        return np.asarray(np.sqrt(guess.se**2 + self._misfit.variance))
 
     def _calibration(self) -> Calibration:
         """By everything that was read and answered at one moment."""

@@ -23,7 +23,7 @@ from scripts.experiments.capability.contrasts import (
 )
 from scripts.experiments.capability.predictions import PREDICTIONS, of
 from scripts.experiments.capability.problems import NAMES, REQUIREMENT
-from scripts.experiments.capability.programme import CALIBRATION, MIXES, POLICIES
+from scripts.experiments.capability.programme import BY_PROBES, CALIBRATION, MIXES, POLICIES
 from scripts.experiments.evidence.page import shown
 from scripts.experiments.evidence.predictions import outcome
 from scripts.experiments.page import lines, wrapped
@@ -45,8 +45,8 @@ def blocks(rows: Sequence[Row]) -> dict[str, str]:
         "verdict": _verdict(rows),
         "shares": _shares(rows),
         "capabilities": _capabilities(rows),
-        "probes": _probes(rows),
-        "reading": _reading(rows),
+        "probes": _other_probes(rows, "more probes", "few probes"),
+        "reading": _other_probes(rows, "probes read", "answers alone"),
         "errors": _errors(rows),
         "predictions": _predictions(rows),
     }
@@ -168,18 +168,10 @@ def _capabilities(rows: Sequence[Row]) -> str:
     return lines(["accuracy after the run", *ORDER], table)
 
 
-def _probes(rows: Sequence[Row]) -> str:
-    return _other_probes(rows, "more probes", "few probes")
-
-
-def _reading(rows: Sequence[Row]) -> str:
-    return _other_probes(rows, "probes read", "answers alone")
-
-
 def _other_probes(rows: Sequence[Row], phase: str, usual: str) -> str:
     """Policies whose probes are other than usual: beside the static mix, beside themselves, and what probes cost."""
     table = []
-    for arm in ("gains", "read"):
+    for arm in BY_PROBES:
         if not (runs := pick(rows, phase, arm)):
             continue
         gap = against(rows, arm, phase=phase)

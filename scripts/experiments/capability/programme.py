@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from scripts.experiments.capability.distil import DECISIONS, FEW, MANY, Distillation, Plan
@@ -32,6 +33,8 @@ MIXES = {"by headroom": BY_HEADROOM, "without deep": WITHOUT_DEEP}
 """Fixed mixes beside the policies, set before any reported run."""
 PROBES = {"more probes": MANY, "probes read": CHEAP}
 """Of phases that have others than the rest."""
+BY_PROBES = ("gains", "read")
+"""Who is run with them."""
 
 
 @dataclass(frozen=True)
@@ -85,24 +88,17 @@ def policies() -> Iterator[Cell]:
         yield from (Cell("policies", arm, seed) for arm in (*POLICIES, *MIXES))
 
 
-def more_probes() -> Iterator[Cell]:
-    """C: policies that decide by probes, with ten times as many."""
+def other_probes(phase: str) -> Iterator[Cell]:
+    """C, D: policies that decide by probes, with ten times as many, or with the usual ones, of which most are read."""
     for seed in SEEDS:
-        yield from (Cell("more probes", arm, seed) for arm in ("gains", "read"))
-
-
-def probes_read() -> Iterator[Cell]:
-    """D: the same, with as many probes as all have, of which most are read."""
-    for seed in SEEDS:
-        yield from (Cell("probes read", arm, seed) for arm in ("gains", "read"))
+        yield from (Cell(phase, arm, seed) for arm in BY_PROBES)
 
 
 PHASES = {
     "interventions": interventions,
     "calibration": calibration,
     "policies": policies,
-    "more probes": more_probes,
-    "probes read": probes_read,
+    **{phase: partial(other_probes, phase) for phase in PROBES},
 }
 
 
