@@ -105,6 +105,9 @@ def values_of(overrides: list[str], group: str) -> dict[str, list[str]]:
     config = compose([f"+paced={group}", *overrides])
     prefix, block = ("", config.paced) if "paced" in config else ("algorithm.paced.", config.algorithm.paced)
     block = OmegaConf.to_container(block, resolve=True)
+    if not prefix:
+        # Blocks that are null in the file and set by an override, such as capability, have defaults, too.
+        block = PacedConfig.parse(block).model_dump(mode="json") | {"schedule": block["schedule"]}
     values = {
         f"{prefix}{name}": [shown(name, value)]
         for name, value in flat(block)
