@@ -72,7 +72,11 @@ class EngineWatch:
         self._thread = threading.Thread(target=self._watch, name="paced-engine-watch", daemon=True)
 
     def __enter__(self) -> EngineWatch:
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:  # interrupted before the block begins: no __exit__ says that the main thread has answered
+            self._done.set()
+            raise
         return self
 
     def __exit__(

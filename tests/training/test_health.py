@@ -91,6 +91,24 @@ def test_a_dead_worker_is_named() -> None:
     assert (EngineWatch({"Worker 1": dead}).find_dead() or "").startswith("Worker 1 died: ")
 
 
+def test_whoever_is_interrupted_before_the_block_begins_is_not_killed_afterwards() -> None:
+    dead = Worker.remote()
+    os.kill(ray.get(dead.process.remote()), signal.SIGKILL)
+    watch = EngineWatch({"Worker 0": dead})
+    start = watch._thread.start
+
+    def start_slowly() -> None:
+        start()
+        end = time.monotonic() + LONG
+        while time.monotonic() < end:
+            time.sleep(0.05)
+
+    watch._thread.start = start_slowly  # type: ignore[method-assign]
+    assert (interrupted_by(watch, LONG) or "").startswith("Worker 0 died: ")
+    watch._thread.join(health.GRACE_SECONDS / 2)
+    assert not watch._thread.is_alive(), "it still waits for an answer, and ends the process without one"
+
+
 def test_a_frozen_server_is_named_by_its_silence_over_http() -> None:
     server = Server.remote()
     address = ray.get(server.serve.remote())
