@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,11 +12,17 @@ import numpy as np
 
 _SPREAD = 64  # enough prompts for another order to show; hashing millions of them would delay every start
 
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+
 
 def prompt_hash(messages: Iterable[Mapping[str, Any]]) -> str:
     """A short hash of messages, the same in every process: of images and the like it knows the kind only."""
-    contents = [[message["role"], message["content"]] for message in messages]
-    return _hash(json.dumps(contents, default=lambda medium: type(medium).__name__))
+    return _hash(_text(messages))
+
+
+def template_hash(messages: Iterable[Mapping[str, Any]]) -> str:
+    """The same for messages that differ in numbers, in upper and lower case or in spaces only."""
+    return _hash(" ".join(_NUMBER.sub("0", _text(messages, ensure_ascii=False)).casefold().split()))
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
@@ -37,6 +44,11 @@ def fingerprint(prompts: Iterable[Sequence[Mapping[str, Any]]]) -> str:
 def fingerprint_of(dataset: Any) -> str:
     """The :func:`fingerprint` of verl's data set."""
     return fingerprint(dataset[place]["raw_prompt"] for place in spread(range(len(dataset))))
+
+
+def _text(messages: Iterable[Mapping[str, Any]], ensure_ascii: bool = True) -> str:
+    contents = [[message["role"], message["content"]] for message in messages]
+    return json.dumps(contents, default=lambda medium: type(medium).__name__, ensure_ascii=ensure_ascii)
 
 
 def _hash(text: str) -> str:

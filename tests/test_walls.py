@@ -44,7 +44,7 @@ MAY: dict[str, set[str]] = {
     "evaluate": {"launch", "pacing"},
     "diagnostics": {"pacing"},
     "gradients": {"config", "diagnostics", "divergence", "evaluate", "pacing", "targets", "teacher"},
-    "report": {"alignment", "diagnostics", "pacing", "targets"},
+    "report": {"alignment", "capability", "diagnostics", "pacing", "targets"},
 }
 """Of each folder with code: the folders it may import besides itself and the ground. From the bottom upwards."""
 PURE = ("divergence", "pacing", "capability", "config", "run", "report", "diagnostics", "alignment")

@@ -149,7 +149,7 @@ class Gains:
         return np.asarray(mean[kind][..., 1:] + np.einsum("kijl,kil->kij", root[kind], normal))
 
     def predict(self, mixes: FloatArray, horizon: float = 1.0, count: int = 256) -> tuple[FloatArray, FloatArray]:
-        """Gains of mixes (A, C), of which all tokens B are spent: mean and deviation, (A, C), over draws of T."""
+        """Gains of mixes (A, C), shares of the tokens B: mean and deviation, (A, C), over draws of T."""
         drawn, room = self.draws(count), self.room
         each = np.stack([gain(drawn, room, mix, horizon) for mix in mixes])
         return each.mean(axis=1), each.std(axis=1)

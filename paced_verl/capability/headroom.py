@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from paced_verl.capability.optimum import Aim, best_mix
+from paced_verl.capability.reward import reward
 from paced_verl.capability.simplex import project
 from paced_verl.errors import PacedError
 from paced_verl.statistics import NORMAL_95
@@ -149,3 +150,51 @@ def headroom(
     low, high = np.quantile(mine, [0.025, 0.975])
     gained = float(everywhere.value(transfer.mean, room, best) - base) / unit
     return Headroom(best, base, gained, (float(low), float(high)), float(np.quantile(known, 0.95)) / unit, worth)
+
+
+@dataclass(frozen=True)
+class Hindsight:
+    """What a run's decisions were worth, by what is believed of T after them. Points of r · s, with 95 % intervals.
+
+    Attributes:
+        best: (C,) the best fixed mix for as many tokens.
+        headroom: What it would have gained beyond the static one: mean, low, high.
+        regret: What it would have gained beyond the mixes that were trained on.
+    """
+
+    best: FloatArray
+    headroom: tuple[float, float, float]
+    regret: tuple[float, float, float]
+
+
+def hindsight(
+    transfer: Transfer, scores: FloatArray, tokens: FloatArray, aim: Aim, draws: int = 2000, seed: int = 0
+) -> Hindsight:
+    """Look back on a run from its first scores (C,).
+
+    Args:
+        transfer: As it is believed at the end.
+        scores: Before the first decision.
+        tokens: (D, C) that each decision trained on, as multiples of those that T is for.
+        aim: With the requirement; its horizon and size are those of ``tokens``.
+    """
+    sizes, room = tokens.sum(axis=1), np.clip(1 - scores, 0, 1)
+    whole = replace(aim, trust=1.0, horizon=float(len(sizes)), size=float(sizes.mean()))
+    best = best_mix(transfer.mean, room, whole)
+    static = project(aim.static, aim.floor)
+    drawn = transfer.draws(draws, seed)
+
+    def worth(spent: FloatArray) -> FloatArray:
+        """Of one decision after the other, under each draw: (draws,)."""
+        rest = np.ones((len(drawn), len(room)))
+        for decision in spent:
+            rest *= np.maximum(1 - drawn @ np.sqrt(decision), 0)
+        return reward(aim.r, np.maximum(room * (1 - rest), room - 1), aim.beta, aim.protected)
+
+    made, kept = worth(tokens), worth(sizes[:, None] * best)
+    return Hindsight(best, _interval(kept - worth(sizes[:, None] * static)), _interval(kept - made))
+
+
+def _interval(drawn: FloatArray) -> tuple[float, float, float]:
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(drawn.mean()), float(low), float(high)

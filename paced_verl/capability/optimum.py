@@ -32,6 +32,7 @@ class Aim:
         cost: (C,) relative costs of the capabilities' tokens; ``None``: all the same, so that they decide nothing.
         trust: Largest squared Hellinger distance from the static mix; 1: anywhere.
         floor: Smallest share of a capability.
+        size: Tokens of one of these decisions, as a multiple of those that T is for.
     """
 
     r: FloatArray
@@ -43,11 +44,12 @@ class Aim:
     cost: FloatArray | None = None
     trust: float = 1.0
     floor: float = 0.0
+    size: float = 1.0
 
     def value(self, transfer: FloatArray, room: FloatArray, mix: FloatArray) -> FloatArray:
         """The reward of a mix (C,) under one or many transfer matrices (…, C, C): (…)."""
         paid = 0.0 if self.cost is None else float(self.cost @ mix)
-        delta = gain(transfer, room, mix, self.horizon)
+        delta = gain(transfer, room, self.size * mix, self.horizon)
         return reward(self.r, delta, self.beta, self.protected, self.lam, paid)
 
 
@@ -57,7 +59,7 @@ def gain(transfer: FloatArray, room: FloatArray, mix: FloatArray, horizon: float
     Args:
         transfer: (…, C, C) T; T_ij is what all of a decision's tokens, spent on j, add to i at a score of 0.
         room: (C,) h, what is left to learn, 1 − score.
-        mix: (C,) shares w.
+        mix: (C,) shares w, times the tokens of a decision where those are others than T's.
         horizon: n decisions with the same mix.
 
     Returns:
@@ -77,20 +79,20 @@ def best_mix(transfer: FloatArray, room: FloatArray, aim: Aim) -> FloatArray:
     static = project(aim.static, aim.floor)
     guarded = np.flatnonzero(aim.protected) if aim.protected is not None and aim.beta > 0 else np.zeros(0, int)
     cost = np.zeros(size) if aim.cost is None else aim.lam * (aim.cost - aim.cost.min())
-    root = np.sqrt(static)
+    root, scaled = np.sqrt(static), np.sqrt(aim.size) * transfer
     # Points of one decision's tokens: the solver's tolerances are absolute.
-    unit = np.abs((aim.r * room) @ transfer).max() * aim.horizon + cost.max() or 1.0
+    unit = np.abs((aim.r * room) @ scaled).max() * aim.horizon + cost.max() or 1.0
 
     def gains(u: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Gains (C,), and their slopes in T u."""
-        rest = np.maximum(1 - transfer @ u, 1e-9)
+        rest = np.maximum(1 - scaled @ u, 1e-9)
         return room * (1 - rest**aim.horizon), room * aim.horizon * rest ** (aim.horizon - 1)
 
     def loss(x: FloatArray) -> tuple[float, FloatArray]:
         u, lost = x[:size], x[size:]
         delta, slope = gains(u)
         value = aim.r @ delta - aim.beta * unit * aim.r[guarded] @ lost - cost @ u**2
-        down = np.concatenate([2 * cost * u - (aim.r * slope) @ transfer, aim.beta * unit * aim.r[guarded]])
+        down = np.concatenate([2 * cost * u - (aim.r * slope) @ scaled, aim.beta * unit * aim.r[guarded]])
         return float(-value / unit), np.asarray(down / unit)
 
     def inside(x: FloatArray) -> FloatArray:
@@ -101,7 +103,7 @@ def best_mix(transfer: FloatArray, room: FloatArray, aim: Aim) -> FloatArray:
         u = x[:size]
         rows = np.zeros((2 + len(guarded), len(x)))
         rows[0, :size], rows[1, :size] = -2 * u, root
-        rows[2:, :size] = (gains(u)[1][:, None] * transfer)[guarded] / unit
+        rows[2:, :size] = (gains(u)[1][:, None] * scaled)[guarded] / unit
         rows[2:, size:] = np.eye(len(guarded))
         return rows
 

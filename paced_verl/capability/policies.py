@@ -28,7 +28,7 @@ class PolicySettings:
 
     Attributes:
         names: Of the capabilities, each once.
-        decision_tokens: Tokens that a decision usually trains on.
+        decision_tokens: Tokens that the first decision trains on: the unit of what policies learn.
         floor: Smallest share of a capability.
         beta, top: Losses of the ``top`` most required capabilities count 1 + β times.
         lam, cost: Points of the score that the whole budget is worth, spent where tokens cost 1; relative costs (C,).
@@ -246,7 +246,7 @@ class GainsPolicy(Remembering):
         if not self.outcomes:
             return static
         taken, advantage = self.model.cautious(aim, self.settings.confidence)
-        mean, sd = self.model.predict(taken[None])
+        mean, sd = self.model.predict(aim.size * taken[None])
         self._metrics = {
             "advantage": float(advantage.mean()),
             "advantage_se": float(advantage.std()),
@@ -263,16 +263,18 @@ class GainsPolicy(Remembering):
     def aim(self, state: State) -> Aim:
         """What the rest of the budget is for."""
         of = self.settings
+        tokens = state.tokens or of.decision_tokens
         return Aim(
             r=state.r,
             static=state.r,
-            horizon=max(1.0, state.left / of.decision_tokens),
+            horizon=max(1.0, state.left / tokens),
             beta=of.beta,
             protected=protected_capabilities(state.r, of.top),
             lam=of.lam * state.left / (state.left + state.spent.sum()),
             cost=of.cost,
             trust=of.trust,
             floor=of.floor,
+            size=tokens / of.decision_tokens,
         )
 
 

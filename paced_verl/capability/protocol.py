@@ -25,6 +25,7 @@ class State:
         decision: Index of the decision to come, from 0.
         divergence: Mean reverse KL from the teacher per token, in nats, on a capability's rows since the last decision,
             or when it was drawn last; ``None``: one of them has never been drawn.
+        tokens: That the decision to come will train on, as far as is known; ``None``: as the settings say.
     """
 
     r: FloatArray
@@ -34,6 +35,7 @@ class State:
     left: float
     decision: int
     divergence: FloatArray | None = None
+    tokens: float | None = None
 
 
 @dataclass(frozen=True)

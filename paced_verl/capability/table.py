@@ -26,12 +26,14 @@ class Capabilities:
         groups: Capability of each training prompt, int16 (N,), as the place of its name; −1: set apart, never trained.
         column: Where the names come from.
         probes: Places of the prompts that probe each one, int64, ascending, one array a capability.
+        alike: Names of capabilities most of whose training prompts have a template of a probe.
     """
 
     names: tuple[str, ...]
     groups: npt.NDArray[np.int16]
     column: str
     probes: tuple[IntArray, ...] = ()
+    alike: tuple[str, ...] = ()
 
     @classmethod
     def read(
@@ -103,17 +105,21 @@ class Capabilities:
         found = np.ones(len(self.names)) if weights is None else self.vector(weights)
         return np.asarray(found / found.sum())
 
-    def set_apart(self, count: int, hashes: Sequence[str], seed: int = 0) -> Capabilities:
+    def set_apart(
+        self, count: int, hashes: Sequence[str], seed: int = 0, templates: Sequence[str] | None = None
+    ) -> Capabilities:
         """With probes drawn at random, which are not trained, nor is any prompt that equals one of them.
 
-        What is compared are the messages, role and content to the letter. It is not noticed where a prompt only differs
-        in a space, in an image's content, or in the numbers that were filled into one sentence: problems of one
-        generator share their template as long as they are of one capability.
+        Nor is a prompt that has a probe's template, such as one with other numbers in the same sentence; but where that
+        is most of what a capability has, as where one generator wrote it, these are trained, and the capability is
+        among those that are :attr:`alike`. Images are not compared.
 
         Args:
             count: Of each capability.
             hashes: Of each training prompt (:func:`paced_verl.fingerprint.prompt_hash`), (N,).
             seed: The same seed chooses the same rows.
+            templates: Of each training prompt (:func:`paced_verl.fingerprint.template_hash`), (N,); ``None``: not
+                looked at.
 
         Raises:
             PacedError: A capability would have no prompt left to train.
@@ -131,7 +137,8 @@ class Capabilities:
             probes.append(np.sort(rng.choice(rows, count, replace=False)))
         held_out = {hashes[row] for rows in probes for row in rows.tolist()}
         groups[[row for row, hashed in enumerate(hashes) if hashed in held_out]] = -1
-        apart = replace(self, groups=groups, probes=tuple(probes))
+        alike = [] if templates is None else self._without_templates(groups, probes, templates)
+        apart = replace(self, groups=groups, probes=tuple(probes), alike=tuple(alike))
         for name, size in zip(self.names, apart.sizes, strict=True):
             if not size:
                 raise PacedError(
@@ -139,6 +146,22 @@ class Capabilities:
                     "train. Lower paced.capability.probe.prompts, or add rows."
                 )
         return apart
+
+    def _without_templates(
+        self, groups: npt.NDArray[np.int16], probes: Sequence[IntArray], templates: Sequence[str]
+    ) -> list[str]:
+        """Set apart what has a probe's template, in place; names of the capabilities that would lose most by it."""
+        held_out = {templates[row] for rows in probes for row in rows.tolist()}
+        has_one = np.array([template in held_out for template in templates], bool)
+        alike = []
+        for group, name in enumerate(self.names):
+            rows = np.flatnonzero(groups == group)
+            twins = rows[has_one[rows]]
+            if 2 * len(twins) > len(rows):
+                alike.append(name)
+            else:
+                groups[twins] = -1
+        return alike
 
 
 def codes_of(values: Any) -> tuple[npt.NDArray[np.int32], list[str]]:

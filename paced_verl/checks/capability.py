@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 
 import pyarrow as pa
@@ -12,11 +12,11 @@ from paced_verl.capability.curriculum import Levels
 from paced_verl.capability.table import Capabilities
 from paced_verl.checks.data import UNREADABLE, is_own, local_files
 from paced_verl.checks.rows import blocks, values
-from paced_verl.config import CapabilityConfig, PacedConfig
+from paced_verl.config import CapabilityConfig, ConfigError, PacedConfig
 from paced_verl.errors import PacedError
 
 MOST_PROBES = 0.25
-"""Of the responses of a run."""
+"""Of the responses that a run trains on."""
 
 
 def capability_problems(config: DictConfig, paced: PacedConfig) -> Iterator[str]:
@@ -25,6 +25,12 @@ def capability_problems(config: DictConfig, paced: PacedConfig) -> Iterator[str]
     if settings is None:
         return
     rows = config.data.train_batch_size * config.actor_rollout_ref.rollout.n
+    if (config.algorithm.get("filter_groups") or {}).get("enable"):
+        yield (
+            "algorithm.filter_groups.enable=True drops groups after they were drawn, more of one capability than of "
+            "another, so that no share would be what paced.capability has decided. Set it to False (prompts of weight "
+            "0 are not drawn anyway), or paced.capability to null."
+        )
     if is_own(config):
         yield (
             f"paced.capability.column={settings.column} is read off verl's own data set; data.custom_cls.path="
@@ -82,6 +88,12 @@ def _read(config: DictConfig, path: str, key: str) -> pa.Array:
 def _problems_of(found: Capabilities, config: DictConfig, settings: CapabilityConfig) -> Iterator[str]:
     for shares in (settings.requirement, settings.mix):
         found.vector(shares or {})
+    if (least := settings.floor * len(found.names)) > 1:
+        yield (
+            f"paced.capability.floor={settings.floor:g}: {len(found.names)} capabilities with so much each would have "
+            f"{least:g} of the tokens in all. Lower it to {1 / len(found.names):.2g} or less, or put values together "
+            "with paced.capability.match."
+        )
     if settings.probe is None:
         return
     for name, size in zip(found.names, found.sizes.tolist(), strict=True):
@@ -90,12 +102,33 @@ def _problems_of(found: Capabilities, config: DictConfig, settings: CapabilityCo
                 f"paced.capability.probe.prompts={settings.probe.prompts}: capability {name!r} has {size} training "
                 "prompts, and one at least must be left to train. Lower it, or add rows."
             )
-    asked = len(found.names) * settings.probe.prompts * settings.probe.responses
-    trained = settings.every_steps * config.data.train_batch_size * config.actor_rollout_ref.rollout.n
-    if asked > MOST_PROBES * trained:
-        yield (
-            f"paced.capability.probe: {len(found.names)} capabilities × {settings.probe.prompts} prompts × "
-            f"{settings.probe.in_words} are {asked:,.0f} responses a decision, beside {trained:,} that train in "
-            f"every_steps={settings.every_steps} steps: more than a quarter. Raise every_steps, or lower probe.prompts "
-            "or probe.samples."
+
+
+def probe_responses(settings: CapabilityConfig, capabilities: int, steps: int) -> int:
+    """Responses to probes in a whole run: before each decision and once more after it; 0 without probes."""
+    if settings.probe is None:
+        return 0
+    decisions = -(-steps // settings.every_steps)
+    return capabilities * settings.probe.prompts * settings.probe.responses(decisions + 1)
+
+
+def check_probes(settings: CapabilityConfig, capabilities: int, rows: Sequence[int]) -> None:
+    """Raise where probes cost more than a quarter of what trains.
+
+    Args:
+        settings: ``paced.capability``.
+        capabilities: Number of them.
+        rows: Responses that each step trains on.
+
+    Raises:
+        ConfigError: They do.
+    """
+    asked, trained = probe_responses(settings, capabilities, len(rows)), sum(rows)
+    if settings.probe is not None and asked > MOST_PROBES * trained:
+        decisions = -(-len(rows) // settings.every_steps)
+        raise ConfigError(
+            f"paced.capability.probe: {capabilities} capabilities × {settings.probe.prompts} prompts × "
+            f"{settings.probe.in_words}, before {decisions} decision(s) and after the last, are {asked:,} responses, "
+            f"beside {trained:,} that train: more than a quarter. Raise paced.capability.every_steps, lower "
+            "probe.prompts or probe.samples, or give the run more steps."
         )

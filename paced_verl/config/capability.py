@@ -12,6 +12,8 @@ from paced_verl.capability.policies import get_policy
 from paced_verl.config.base import Block, Fraction, Number, Share, Steps, Text, Whole
 
 NEEDS_PROBES = ("gains", "read", "greedy")
+STATIC = ("uniform", "task_static", "one_hot", "fixed")
+"""Policies that keep one mix."""
 
 
 def _policy(name: str) -> str:
@@ -31,17 +33,24 @@ class ProbeConfig(Block):
     sample_every: Steps = 3
     """``divergence``: it answers at the first two decisions and at every so many-th, which says what reading means."""
 
-    @property
-    def responses(self) -> float:
-        """Responses to a prompt at a decision, in the mean of many: one that is read counts as one that is written."""
-        return self.samples if self.score == "accuracy" else 1 + self.samples / self.sample_every
+    def answers(self, taken: int) -> bool:
+        """Whether the student answers the probes, after they were taken so many times."""
+        return self.score == "accuracy" or taken < 2 or taken % self.sample_every == 0
+
+    def responses(self, times: int) -> int:
+        """Responses to a prompt where probes are taken so many times: one that is read counts as one that is written.
+
+        The last time the student answers, whatever the score; where it reads, the teacher writes a response first.
+        """
+        answered = sum(self.answers(taken) for taken in range(times - 1)) + 1
+        return answered * self.samples + (0 if self.score == "accuracy" else 1 + times)
 
     @property
     def in_words(self) -> str:
-        """The same, to be read."""
+        """What is asked of a prompt at a time."""
         if self.score == "accuracy":
             return f"{self.samples} samples"
-        return f"(1 response read + {self.samples} samples / {self.sample_every})"
+        return f"(1 response read, and {self.samples} samples every {self.sample_every} times)"
 
 
 class ProtectConfig(Block):

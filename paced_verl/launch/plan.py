@@ -10,8 +10,9 @@ from omegaconf import DictConfig
 
 from paced_verl.capability.table import Capabilities
 from paced_verl.checks import check, check_length, number_of_prompts
-from paced_verl.checks.capability import capabilities_of_files
+from paced_verl.checks.capability import capabilities_of_files, check_probes, probe_responses
 from paced_verl.config import PacedConfig
+from paced_verl.config.capability import STATIC
 from paced_verl.config.verdicts import Verdict
 from paced_verl.config.wiring import teacher_paths
 from paced_verl.launch.advice import recommend
@@ -61,25 +62,30 @@ class Plan:
             ConfigError: It cannot run as written.
         """
         paced, verdicts = check(config, files)
+        batch, n = config.data.train_batch_size, config.actor_rollout_ref.rollout.n
         prompts = number_of_prompts(config) if files else None
         steps = config.trainer.total_training_steps
         if prompts is not None:
-            most = prompts // config.data.train_batch_size * config.trainer.total_epochs
+            most = prompts // batch * config.trainer.total_epochs
             steps = steps or most
             check_length(most, steps)
+        schedule = paced.build_schedule(steps) if steps else None
+        capabilities = None
+        if prompts is not None and paced.capability is not None:
+            capabilities = capabilities_of_files(config, paced.capability)
+            if schedule is not None:
+                check_probes(paced.capability, len(capabilities.names), schedule.rows(batch, n))
         return cls(
             paced=paced,
-            schedule=paced.build_schedule(steps) if steps else None,
+            schedule=schedule,
             prompts=prompts,
-            batch=config.data.train_batch_size,
-            n=config.actor_rollout_ref.rollout.n,
+            batch=batch,
+            n=n,
             pools=_pools(config, paced),
             models=_models(config),
             verdicts=verdicts,
             advice=list(recommend(paced, _table(paced) if files else None)),
-            capabilities=None
-            if prompts is None or paced.capability is None
-            else capabilities_of_files(config, paced.capability),
+            capabilities=capabilities,
         )
 
     def rows(self, stage: Stage) -> int:
@@ -155,12 +161,17 @@ class Plan:
             lines.append("    probes: none")
         else:
             one = f"{shared.probe.prompts} prompts × {shared.probe.in_words} of each capability"
-            names = 0 if self.capabilities is None else len(self.capabilities.names)
-            each = names * shared.probe.prompts * shared.probe.responses
-            count = f", {each:,.0f} responses for {names} capabilities" if names else ""
-            # Before each decision, and once more after the last step.
-            total = f", {each * (decisions + 1):,.0f} in all" if names and decisions is not None else ""
-            lines.append(f"    probes: {one} a decision{count}{total}; they are never trained")
+            total = ""
+            if self.capabilities is not None and self.schedule is not None:
+                names, rows = len(self.capabilities.names), self.schedule.rows(self.batch, self.n)
+                asked = probe_responses(shared, names, len(rows))
+                total = f"; {asked:,} responses for {names} capabilities in the run, beside {sum(rows):,} that train"
+            lines.append(f"    probes: {one} a decision and after the last{total}; they are never trained")
+        if shared.policy not in STATIC:
+            lines.append(
+                "    before you pay for it: `paced-verl capability headroom` says from a few short runs whether there "
+                "is anything to gain by deciding"
+            )
         if shared.budget is not None:
             lines.append(f"    budget: {shared.budget:,} tokens of responses; the run ends before it could need more")
         if shared.curriculum is not None:

@@ -113,6 +113,16 @@ class Schedule:
                 return stage
         return self.stages[-1]
 
+    def rows(self, batch: int, n: int) -> list[int]:
+        """Rows of each step of the run.
+
+        Args:
+            batch: Prompts a step.
+            n: Rows a prompt where the student responds; of a teacher's responses there is one.
+        """
+        per_prompt = [n if self.at(step).responses == "student" else 1 for step in range(1, self.stages[-1].last + 1)]
+        return [batch * responses for responses in per_prompt]
+
     def starts(self) -> tuple[int, ...]:
         """First step of every stage."""
         return tuple(stage.first for stage in self.stages)

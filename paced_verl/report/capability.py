@@ -6,6 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from paced_verl.capability.headroom import Transfer, hindsight
+from paced_verl.capability.optimum import Aim
+from paced_verl.capability.reward import protected_capabilities
 from paced_verl.report import charts
 from paced_verl.report.run import Run
 from paced_verl.report.verdict import plus
@@ -83,11 +88,40 @@ def sentences(run: Run) -> list[str]:
             f"Of {len(predicted)} predicted rewards {within} lay within the policy's own 95 % interval, which holds "
             "what the model does not know, and not the noise of the probes."
         )
+    said += _in_hindsight(run, rows)
     left, budget = run.series("paced/budget/left"), run.setting("paced.capability.budget")
     if left and budget:
         burnt = budget - left[max(left)]
         said.append(f"Of a budget of {budget:,} tokens {burnt:,.0f} were trained on ({burnt / budget:.0%}).")
     return said
+
+
+def _in_hindsight(run: Run, rows: Sequence[Sequence[Row]]) -> list[str]:
+    """Headroom and regret, where a policy has said what tokens do."""
+    if not run.transfer:
+        return []
+    names = [row["capability"] for row in rows[0]]
+    found = {(row["to"], row["by"]): row for row in run.transfer}
+    mean, se = (np.array([[found[to, by][key] for by in names] for to in names]) for key in ("mean", "se"))
+    r = np.array([row["requirement"] for row in rows[0]])
+    protect = run.setting("paced.capability.protect", {"top": 3, "beta": 0.5})
+    aim = Aim(
+        r,
+        static=r,
+        beta=protect["beta"],
+        protected=protected_capabilities(r, protect["top"]),
+        floor=run.setting("paced.capability.floor", 0.02),
+    )
+    tokens = np.array([[row["realised_tokens"] for row in decision] for decision in rows]) / run.transfer[0]["tokens"]
+    covariance = np.stack([np.diag(row**2) for row in se])
+    back = hindsight(Transfer(mean, covariance), np.array([row["before"] for row in rows[0]]), tokens, aim)
+    best = ", ".join(f"{name} {share:.0%}" for name, share in zip(names, back.best, strict=True))
+    gained, lost = (f"{plus(m)} points ({plus(low)} to {plus(high)})" for m, low, high in (back.headroom, back.regret))
+    return [
+        f"Headroom, by what the policy believes now: the best fixed mix ({best}) would have gained {gained} beyond the "
+        f"requirement's own. Regret: it would have gained {lost} beyond what was decided. The intervals take the "
+        "entries of the matrix for independent, and the mix was chosen by the same matrix."
+    ]
 
 
 def way(run: Run, name: str) -> list[tuple[float, float]]:

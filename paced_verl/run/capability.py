@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from paced_verl.atomic import replacing
@@ -32,6 +33,7 @@ FloatArray = npt.NDArray[np.float64]
 TRAINED, TEACHER, PROBE = "trained", "teacher", "probe"
 """Kinds of tokens: of responses that train, that a teacher reads and writes, and of responses to probes."""
 HISTORY = "history.parquet"
+PROBES = "probes.parquet"
 TRANSFER = "transfer.parquet"
 
 
@@ -44,6 +46,7 @@ class Decision:
         mix: (C,) planned shares of the tokens that train.
         before: What probes said; ``None``: there are none.
         tokens: (C,) trained until now.
+        responses: (C,) drawn until now.
         said: What the policy says of it.
     """
 
@@ -51,6 +54,7 @@ class Decision:
     mix: FloatArray
     before: Scores | None
     tokens: FloatArray
+    responses: FloatArray
     said: dict[str, float]
 
 
@@ -62,12 +66,13 @@ class Shared:
         settings: ``paced.capability``.
         capabilities: Of the training prompts, probes set apart.
         steps: Of the run.
-        rows: Of a step.
+        rows: Of a step, at most.
         most_tokens: Of a row's response, at most.
         seed: Of the policy.
         folder: Where the history is kept; ``None``: nowhere.
         levels: Of the prompts' difficulty, for a curriculum.
         attempts: How often a teacher is asked for a correct response to a probe.
+        by_step: (steps,) rows of each step; ``None``: all have ``rows``.
     """
 
     settings: CapabilityConfig
@@ -79,6 +84,13 @@ class Shared:
     folder: Path | None
     levels: Levels | None = None
     attempts: int = 1
+    by_step: npt.NDArray[np.int64] | None = None
+
+    def rows_of(self, step: int, steps: int) -> int:
+        """Rows of so many steps from one on, as far as the run has them."""
+        if self.by_step is not None:
+            return int(self.by_step[step - 1 : step - 1 + steps].sum())
+        return self.rows * max(0, min(steps, self.steps - step + 1))
 
     @cached_property
     def r(self) -> FloatArray:
@@ -115,7 +127,8 @@ class Allocation:
         self.history: list[dict[str, Any]] = []
         self._decision: Decision | None = None
         self._decided = 0  # how many times
-        self._prompts = np.zeros(len(self.r))  # drawn, of each; their tokens are in the ledger
+        # Of a response, where each was drawn last: what a stage or a longer answer changes is followed.
+        self._lengths = np.full(len(self.r), np.nan)
         self._divergence = np.zeros((2, len(self.r)))  # Σ reverse KL and tokens since the last decision
         self._known_divergence = np.full(len(self.r), np.nan)  # mean of each, where it was drawn last
         self._tokens_of_decision = 1.0
@@ -135,15 +148,16 @@ class Allocation:
             return
         scores = None if self._probes is None else self._take(self._probes.take(measure, likelihood))
         self._close(scores)
+        lengths = self._expected_lengths(scores)
         if self._policy is None:
-            self._tokens_of_decision = self._expected(scores)
+            self._tokens_of_decision = self._expected_tokens(step, self.settings.every_steps, lengths)
             self._policy = self._make_policy()
-        state = self._state(step, scores)
-        mix = self._policy.propose(state)
-        self._decision = Decision(step, mix, scores, np.zeros(len(mix)), self._policy.metrics())
+        mix = self._policy.propose(self._state(step, scores, lengths))
+        nothing = np.zeros(len(mix))
+        self._decision = Decision(step, mix, scores, nothing, nothing.copy(), self._policy.metrics())
         self._decided, self._divergence = self._decided + 1, np.zeros_like(self._divergence)
-        within = self._within(step)
-        self.sampler.set_mix(self._of_prompts(mix, scores)[self.shared.parts.capability] * within)
+        within, prompts = self._within(step), mix / lengths
+        self.sampler.set_mix((prompts / prompts.sum())[self.shared.parts.capability] * within)
         shares = ", ".join(f"{name} {share:.0%}" for name, share in zip(self.capabilities.names, mix, strict=True))
         if self._curriculum is not None:
             parts = zip(self.shared.parts.names, within, strict=True)
@@ -152,10 +166,14 @@ class Allocation:
 
     def after_run(self, measure: Measure, likelihood: Likelihood | None = None) -> None:
         """Probe once more, so that the last decision's outcome is known, too."""
-        self._close(None if self._probes is None else self._take(self._probes.take(measure, likelihood, last=True)))
+        if self._probes is None:
+            self._close(None)
+        elif self._decision is not None:
+            self._close(self._take(self._probes.take(measure, likelihood, last=True)))
 
     def _take(self, probed: Probed) -> Scores:
-        """Count what probing has cost, and take up what it says of levels."""
+        """Keep what probes have said, count what that has cost, and take up what it says of levels."""
+        self._keep_probes(probed)
         if (levels := self.shared.levels) is not None:
             amounts = (probed.successes, probed.samples)
             in_parts = (self.shared.parts.count(self.capabilities.probes, levels, n) for n in amounts)
@@ -181,6 +199,7 @@ class Allocation:
         last, self._decision = self._decision, None
         if last is None:
             return
+        np.divide(last.tokens, last.responses, out=self._lengths, where=last.responses > 0)
         if scores is not None and last.before is not None:
             gain = scores.mean - last.before.mean
             protected = protected_capabilities(self.r, self.settings.protect.top)
@@ -220,10 +239,11 @@ class Allocation:
             ),
         )
 
-    def _state(self, step: int, scores: Scores | None) -> State:
+    def _state(self, step: int, scores: Scores | None, lengths: FloatArray) -> State:
         unknown = np.full(len(self.r), np.nan)
-        decisions = -(-(self.shared.steps - step + 1) // self.settings.every_steps)
-        left = decisions * self._tokens_of_decision if self.ledger.left is None else float(self.ledger.left)
+        left = self._expected_tokens(step, self.shared.steps, lengths)
+        if self.ledger.left is not None:
+            left = min(left, float(self.ledger.left))
         total, tokens = self._divergence
         np.divide(total, tokens, out=self._known_divergence, where=tokens > 0)
         return State(
@@ -234,27 +254,22 @@ class Allocation:
             left=left,
             decision=self._decided,
             divergence=None if np.isnan(self._known_divergence).any() else self._known_divergence.copy(),
+            tokens=self._expected_tokens(step, self.settings.every_steps, lengths),
         )
 
-    def _expected(self, scores: Scores | None) -> float:
-        """Tokens that a decision trains, as far as the first probes tell."""
-        steps = min(self.settings.every_steps, self.shared.steps)
-        if scores is None:
-            return float(self.shared.most_tokens * self.shared.rows * steps)
-        return float(self.r @ scores.length) * self.shared.rows * steps
-
-    def _of_prompts(self, mix: FloatArray, scores: Scores | None) -> FloatArray:
-        """Shares of the prompts that make these shares of the tokens, by the tokens that a prompt has cost so far."""
-        trained = np.array([self.ledger.spent(TRAINED, name) for name in self.capabilities.names], np.float64)
-        known = self._prompts > 0
-        length = np.ones(len(mix)) if scores is None else scores.length
+    def _expected_lengths(self, scores: Scores | None) -> FloatArray:
+        """Tokens of a response, (C,), above 0: as long as when it was drawn last, before that as its probes are."""
+        lengths = np.full(len(self.r), float(self.shared.most_tokens)) if scores is None else scores.length
+        known = np.isfinite(self._lengths)
         if known.any():
-            seen = trained / np.maximum(self._prompts, 1)
             # Who was not drawn yet is as long as its probes, in the unit of the others.
-            scale = seen[known].sum() / length[known].sum() or 1.0
-            length = np.where(known, seen, length * scale)
-        shares = mix / np.maximum(length, 1e-9)
-        return np.asarray(shares / shares.sum())
+            scale = self._lengths[known].sum() / lengths[known].sum() or 1.0
+            lengths = np.where(known, self._lengths, lengths * scale)
+        return np.maximum(lengths, 1e-9)
+
+    def _expected_tokens(self, step: int, steps: int, lengths: FloatArray) -> float:
+        """Tokens that so many steps from one on train, by the requirement."""
+        return self.shared.rows_of(step, steps) / float(np.sum(self.r / lengths))
 
     # ------------------------------------------------------------------ tokens
 
@@ -262,16 +277,15 @@ class Allocation:
         """Count what a step's rows cost."""
         groups = self.capabilities.groups[rows.prompts]
         lengths = np.array([len(response) for response in rows.responses])
-        uids = np.array(rows.sessions.uids)
         taught = np.where(rows.sessions.last, rows.asked["tokens"], 0).astype(np.int64)
         for group, name in enumerate(self.capabilities.names):
             mine = groups == group
             trained = int(lengths[mine].sum())
             self._count(TRAINED, name, trained)
             self._count(TEACHER, name, int(taught[mine].sum()))
-            self._prompts[group] += len(np.unique(uids[mine]))
             if self._decision is not None:
                 self._decision.tokens[group] += trained
+                self._decision.responses[group] += rows.sessions.last[mine].sum()
 
     def learn_divergence(self, total: FloatArray, tokens: FloatArray) -> None:
         """Add sums of the reverse KL from the teacher (C,) over so many tokens (C,)."""
@@ -286,9 +300,14 @@ class Allocation:
             )
         self.ledger.settle(number, tokens)
 
+    @property
+    def most_of_step(self) -> int:
+        """Tokens that a step can train on, at most."""
+        return self.shared.rows * self.shared.most_tokens
+
     def affordable(self, steps: int) -> bool:
         """Whether so many more steps cannot cost more than is left."""
-        return self.ledger.left is None or steps * self.shared.rows * self.shared.most_tokens <= self.ledger.left
+        return self.ledger.left is None or steps * self.most_of_step <= self.ledger.left
 
     # ------------------------------------------------------------------ record, checkpoints
 
@@ -332,13 +351,33 @@ class Allocation:
             self._keep(TRANSFER, self._transfer(*found))
 
     def _transfer(self, mean: FloatArray, se: FloatArray) -> list[dict[str, Any]]:
-        """T as it is believed after the last decision: a row for what tokens spent on ``by`` add to ``to``."""
-        names, decision = self.capabilities.names, self._decided - 1
+        """T as it is believed after the last decision: a row for what ``tokens`` spent on ``by`` add to ``to``."""
+        names, decision, of = self.capabilities.names, self._decided - 1, {"tokens": self._tokens_of_decision}
         return [
-            {"to": to, "by": by, "mean": float(mean[i, j]), "se": float(se[i, j]), "decision": decision}
+            {"to": to, "by": by, "mean": float(mean[i, j]), "se": float(se[i, j]), "decision": decision} | of
             for i, to in enumerate(names)
             for j, by in enumerate(names)
         ]
+
+    def _keep_probes(self, probed: Probed) -> None:
+        """Add a row a probe to those of earlier decisions; a decision that a kill made again replaces its own."""
+        assert self._probes is not None
+        names = np.array(self.capabilities.names)[self._probes.groups]
+        columns = {
+            "decision": np.full(len(names), self._decided),
+            "capability": names,
+            "prompt": self._probes.which,
+            "samples": probed.samples if probed.answered else np.zeros_like(probed.samples),
+            "successes": np.where(probed.answered, probed.successes, 0.0),
+            "log_likelihood": probed.values,
+        }
+        if self.shared.folder is not None:
+            file, found = self.shared.folder / PROBES, pa.table(columns)
+            if file.exists() and self._decided:
+                earlier = pq.read_table(file)
+                found = pa.concat_tables([earlier.filter(pc.field("decision") < self._decided), found])
+            with replacing(file) as unfinished:
+                pq.write_table(found, unfinished)
 
     def _keep(self, name: str, rows: list[dict[str, Any]]) -> None:
         if self.shared.folder is not None:
@@ -350,7 +389,7 @@ class Allocation:
         last = self._decision
         state = {
             "decided": self._decided,
-            "prompts": self._prompts,
+            "lengths": self._lengths,
             "divergence": self._divergence,
             "known_divergence": self._known_divergence,
             "tokens_of_decision": self._tokens_of_decision,
@@ -372,7 +411,7 @@ class Allocation:
         state = json.loads(file.read_text())
         self.ledger.load_state_dict(state["ledger"])
         self._decided, self.history = state["decided"], state["history"]
-        self._prompts, self._divergence = np.array(state["prompts"]), np.array(state["divergence"])
+        self._lengths, self._divergence = np.array(state["lengths"]), np.array(state["divergence"])
         self._known_divergence = np.array(state["known_divergence"])
         self._tokens_of_decision, last = state["tokens_of_decision"], state["decision"]
         if state["policy"] is not None:
@@ -382,9 +421,8 @@ class Allocation:
             self._probes.load_state_dict(state["probes"])
         if last is not None:
             before = last["before"] and Scores(**{name: np.array(values) for name, values in last["before"].items()})
-            self._decision = Decision(
-                last["step"], np.array(last["mix"]), before, np.array(last["tokens"]), last["said"]
-            )
+            mix, tokens, responses = (np.array(last[name]) for name in ("mix", "tokens", "responses"))
+            self._decision = Decision(last["step"], mix, before, tokens, responses, last["said"])
 
 
 def _in_words(scores: Scores | None) -> str:

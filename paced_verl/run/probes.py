@@ -24,6 +24,8 @@ class Probed:
     """Attributes:
     scores: Of each capability.
     successes, samples: Of each probe, (P,): expected successes where it was not sampled.
+    answered: Whether it was sampled.
+    values: Mean log-probability per token of the teacher's response to each, (P,); NaN: none was read.
     read: (C,) tokens of responses, written by the student or read by it.
     taught: (C,) tokens that the teacher wrote.
     """
@@ -31,6 +33,8 @@ class Probed:
     scores: Scores
     successes: FloatArray
     samples: IntArray
+    answered: bool
+    values: FloatArray
     read: FloatArray
     taught: FloatArray
 
@@ -84,11 +88,11 @@ class Probes:
             last: After the run: whatever the score, the student answers.
 
         Raises:
-            RuntimeError: The teacher has no correct response to any probe.
+            RuntimeError: The teacher has no correct response to any probe, or none of them could be read.
         """
         reads = self.settings.score == "divergence"
         taught = self._have_written(measure) if reads and not self.taken else self._by_capability({})
-        answers = not reads or last or self.taken < 2 or self.taken % self.settings.sample_every == 0
+        answers = last or self.settings.answers(self.taken)
         values, tokens = self._read(likelihood) if reads else (np.full(len(self.which), np.nan), {})
         read = self._by_capability(tokens)
         self.taken += 1
@@ -99,7 +103,7 @@ class Probes:
         if not answers:
             assert guess is not None, "answers come first"
             scores = Scores(guess.mean, self._error(guess), before.length)
-            return Probed(scores, guess.rates * before.samples, before.samples, read, taught)
+            return Probed(scores, guess.rates * before.samples, before.samples, False, values, read, taught)
         counts = self._ask(measure, np.arange(len(self.which)), self.settings.samples)
         scores = scores_of(counts.successes, counts.samples, counts.tokens, self.sizes)
         read += self._by_capability(dict(enumerate(counts.tokens.tolist())))
@@ -108,7 +112,7 @@ class Probes:
         if guess is not None:
             self._misfit.add(scores.mean - guess.mean, scores.se, guess.se)
             scores = Scores(*pooled(scores.mean, scores.se, guess.mean, self._error(guess)), scores.length)
-        return Probed(scores, counts.successes.astype(np.float64), counts.samples, read, taught)
+        return Probed(scores, counts.successes.astype(np.float64), counts.samples, True, values, read, taught)
 
     def _error(self, guess: Estimate) -> FloatArray:
         """(C,) of a guess, with how wrong others have been."""
@@ -155,6 +159,11 @@ class Probes:
         values = np.full(len(self.which), np.nan)
         responses = [self._responses[place] for place in places]
         values[places] = likelihood(self.which[places], responses)
+        if not np.isfinite(values).any():
+            raise RuntimeError(
+                f"paced.capability.probe.score=divergence: of {len(places)} responses the student's servers have read "
+                "none, so that nothing is known of the probes; what went wrong first is printed above."
+            )
         return values, {place: len(response) for place, response in zip(places, responses, strict=True)}
 
     def _by_capability(self, tokens: dict[int, int]) -> FloatArray:

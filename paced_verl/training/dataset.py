@@ -13,7 +13,7 @@ from paced_verl.capability.table import Capabilities
 from paced_verl.checks.rows import values
 from paced_verl.config import CapabilityConfig
 from paced_verl.errors import PacedError
-from paced_verl.fingerprint import prompt_hash
+from paced_verl.fingerprint import prompt_hash, template_hash
 
 
 class NumberedPrompts(Dataset):
@@ -47,8 +47,16 @@ def capabilities_of(dataset: Any, settings: CapabilityConfig, seed: int) -> tupl
         levels = Levels.read(_column(dataset, of.column, "curriculum.column"), of.column, of.order, of.by)
     if settings.probe is None:
         return found, levels
-    hashes = [prompt_hash(messages) for messages in dataset.dataframe[dataset.prompt_key]]
-    return found.set_apart(settings.probe.prompts, hashes, seed), levels
+    prompts = list(dataset.dataframe[dataset.prompt_key])
+    hashes, templates = list(map(prompt_hash, prompts)), list(map(template_hash, prompts))
+    apart = found.set_apart(settings.probe.prompts, hashes, seed, templates)
+    if apart.alike:
+        print(
+            f"[paced] {', '.join(apart.alike)}: most training prompts differ from a probe in numbers only, as where "
+            "one generator wrote them; they are trained, and probes say less of what is new to the student",
+            flush=True,
+        )
+    return apart, levels
 
 
 def _column(dataset: Any, path: str, key: str) -> pa.Array:

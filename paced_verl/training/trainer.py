@@ -136,16 +136,18 @@ class PacedTrainer(_Base):
         if self.paced.capability is None:
             return None
         capabilities, levels = capabilities_of(self.train_dataset, self.paced.capability, self.paced.sampler.seed)
+        rows = np.array(self.schedule.rows(self.config.data.train_batch_size, self._student_n))
         return Shared(
             self.paced.capability,
             capabilities,
             steps=self.total_training_steps,
-            rows=self.config.data.train_batch_size * self._student_n,
+            rows=int(rows.max()),
             most_tokens=self.config.data.max_response_length,
             seed=self.paced.sampler.seed,
             folder=self._run_folder / "capability",
             levels=levels,
             attempts=self.paced.targets.attempts,
+            by_step=rows,
         )
 
     @property
@@ -302,7 +304,8 @@ class PacedTrainer(_Base):
     # ------------------------------------------------------------------ stages and pass rates
 
     def on_train_begin(self) -> None:
-        self._prepare(self.global_steps)  # asynchronous trainers draw their first prompts here
+        if self.global_steps <= self.total_training_steps:
+            self._prepare(self.global_steps)  # asynchronous trainers draw their first prompts here
         super().on_train_begin()
 
     def on_step_begin(self) -> None:
@@ -328,13 +331,21 @@ class PacedTrainer(_Base):
         self._end_in_time()
 
     def _end_in_time(self) -> None:
-        """Make the last step that the budget pays for the last one: verl then validates and saves after it."""
+        """Make the next step the last one where the budget may not pay for two: verl validates and saves after it.
+
+        verl asks before a step whether it is the last, so that what the step leaves over is not known yet. Where the
+        budget pays for none, as it does for a run that it has ended before, there is no next step.
+        """
         allocation = self.state.allocation
         if allocation is None or allocation.affordable(2):
             return
         last = self.global_steps + int(allocation.affordable(1))
         if last < self.total_training_steps:
-            print(f"[paced] paced.capability.budget pays for no step after {last}: the run ends there", flush=True)
+            print(
+                f"[paced] paced.capability.budget: {allocation.ledger.left:,} tokens are left, and a step may take "
+                f"{allocation.most_of_step:,}: the run ends after step {last}",
+                flush=True,
+            )
             self.total_training_steps = last
 
     def _enter(self, stage: Stage) -> None:
@@ -513,6 +524,7 @@ class PacedTrainer(_Base):
             self.train_dataloader = self._new_dataloader()  # without the state of verl's own sampler
             return
         self.state.load(folder)
+        self._end_in_time()
         # Now, not at the first draw as it would be: a refresh that is due comes before it, and fits the kernel anew.
         self.train_dataloader_it = iter(self.train_dataloader)
 

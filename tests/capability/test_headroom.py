@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from paced_verl.capability.headroom import Transfer, fit_transfer, headroom
+from paced_verl.capability.headroom import Transfer, fit_transfer, headroom, hindsight
 from paced_verl.capability.optimum import Aim
 from paced_verl.errors import PacedError
-from tests.capability.worlds import World, roots
+from scripts.experiments.worlds.world import World, roots
 
 R = np.array([0.5, 0.3, 0.2])
 START = np.array([0.2, 0.4, 0.3])
@@ -78,3 +78,33 @@ def test_interventions_that_cannot_tell_are_refused() -> None:
         fit_transfer(ones / 2, np.zeros(2), np.zeros(2), ones, ones)
     with pytest.raises(PacedError, match="above 0"):
         fit_transfer(np.eye(2), np.zeros(2), np.zeros(2), ones, 0 * ones)
+
+
+def test_looking_back_is_what_the_world_would_have_given() -> None:
+    """T is known, and decisions have different sizes: the world is run with what was done, and with fixed mixes."""
+    known = Transfer(SPILLS, np.tile(np.eye(3) * 1e-16, (3, 1, 1)))
+    sizes = np.array([1.0, 1.0, 0.5, 1.5])
+    tokens = sizes[:, None] * np.random.default_rng(0).dirichlet(np.ones(3), 4)
+
+    def ended(spent: np.ndarray) -> float:
+        scores = START
+        for decision in spent:
+            scores = roots(SPILLS)(scores, decision)
+        return float(R @ scores)
+
+    back = hindsight(known, START, tokens, Aim(R, R))
+    best = ended(sizes[:, None] * back.best)
+    assert back.headroom == pytest.approx([best - ended(sizes[:, None] * R)] * 3, abs=1e-6)
+    assert back.regret == pytest.approx([best - ended(tokens)] * 3, abs=1e-6)
+    other = np.random.default_rng(1).dirichlet(np.ones(3), 300)
+    assert best >= max(ended(sizes[:, None] * mix) for mix in other) - 1e-4
+    assert hindsight(known, START, sizes[:, None] * back.best, Aim(R, R)).regret == pytest.approx([0.0] * 3, abs=1e-9)
+
+
+def test_looking_back_is_as_unsure_as_the_matrix() -> None:
+    widths = []
+    for se in (0.01, 0.02):
+        matrix = Transfer(SPILLS, np.tile(np.eye(3) * se**2, (3, 1, 1)))
+        _, low, high = hindsight(matrix, START, np.tile(R, (4, 1)), Aim(R, R)).headroom
+        widths.append(high - low)
+    assert widths[1] == pytest.approx(2 * widths[0], rel=0.15)

@@ -12,7 +12,7 @@ from paced_verl.capability.optimum import Aim, best_mix, gain
 from paced_verl.capability.reward import protected_capabilities, reward
 from paced_verl.capability.simplex import hellinger, project
 from paced_verl.errors import PacedError
-from tests.capability.worlds import World, roots
+from scripts.experiments.worlds.world import World, roots
 
 
 def problem(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -92,6 +92,17 @@ def test_a_horizon_is_that_many_decisions_of_the_world() -> None:
     searched, utility = world.best_fixed()
     assert world.utility(mix) >= utility - 1e-9
     assert mix == pytest.approx(searched, abs=0.01)
+
+
+def test_larger_decisions_are_as_many_tokens_of_the_world() -> None:
+    """√(4 w) = 2 √w: four times the tokens of T's at once move scores as a world of twice the rates does."""
+    r, start = np.array([0.5, 0.3, 0.2]), np.array([0.7, 0.2, 0.4])
+    transfer = np.array([[0.05, 0.02, 0], [-0.01, 0.05, 0], [0, 0.03, 0.1]])
+    world = World(r, start, roots(2 * transfer), decisions=5)
+    aim = Aim(r, r, horizon=5, size=4)
+    mix = best_mix(transfer, 1 - start, aim)
+    assert mix == pytest.approx(world.best_fixed()[0], abs=0.01)
+    assert aim.value(transfer, 1 - start, mix) == pytest.approx(world.utility(mix) - r @ start)
 
 
 def spillover(beta: float) -> np.ndarray:

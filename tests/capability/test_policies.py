@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,6 +95,19 @@ def test_the_transfer_is_in_the_order_of_the_settings() -> None:
         assert np.array_equal(its, mine[np.ix_(order, order)])
         assert not np.array_equal(its, mine)
     assert make("read").transfer() is None, "it knows none"
+
+
+def test_a_decision_of_more_tokens_is_predicted_to_gain_more() -> None:
+    """By the root of their number, as long as a gain is small beside what is left to learn."""
+    states, outcomes = story([0, 1, 2, 3])
+    predicted = []
+    for tokens in (None, 1000.0, 4000.0):
+        policy = make("gains", trust=1e-9)  # the same mix each time
+        proposals(policy, states[:-1], outcomes[:-1])
+        policy.propose(replace(states[-1], tokens=tokens))
+        predicted.append(policy.metrics()["predicted"])
+    assert predicted[0] == predicted[1]
+    assert predicted[2] == pytest.approx(2 * predicted[1], rel=0.005)
 
 
 def through_files(state: object) -> object:

@@ -8,6 +8,7 @@ import pytest
 from paced_verl.capability.curriculum import Levels
 from paced_verl.capability.table import Capabilities
 from paced_verl.errors import PacedError
+from paced_verl.fingerprint import prompt_hash, template_hash
 
 SOURCES = ["gsm8k", "mbpp", "gsm8k", "dapo", "humaneval", "mbpp"]
 MATCH = {"maths": ("gsm8k", "dapo"), "code": ("mbpp", "humaneval")}
@@ -124,6 +125,36 @@ def test_no_prompt_that_equals_a_probe_is_trained():
     assert {row for row in range(60) if apart.groups[row] < 0} == {row for row in range(60) if hashes[row] in probed}
     with pytest.raises(PacedError, match="every training prompt equals one of its 2 probes"):
         Capabilities.read(["a"] * 30).set_apart(2, ["same"] * 30)
+
+
+def test_no_prompt_that_has_a_probes_template_is_trained_unless_most_have():
+    """Sums come as 'a + b' with other numbers each; of stories every third one is told twice, with other numbers."""
+    sums = [f"What is {a} + {a + 3}?" for a in range(40)]
+    stories = [f"Story {chr(65 + i // 2 % 26)}: {i} apples, {i + 1:,} pears." for i in range(20)]
+    stories += [f"Story {chr(97 + i)}{chr(97 + i)}: {i} plums." for i in range(20)]
+    messages = [[{"role": "user", "content": text}] for text in (*sums, *stories)]
+    hashes, templates = [prompt_hash(m) for m in messages], [template_hash(m) for m in messages]
+    capabilities = Capabilities.read(["sums"] * 40 + ["stories"] * 40)
+    apart = capabilities.set_apart(8, hashes, templates=templates)
+    assert apart.alike == ("sums",)
+    assert (apart.groups[:40] >= 0).sum() == 32, "all but the probes"
+    probes = set(apart.probes[0].tolist())
+    stems = {stories[row - 40].split(":")[0] for row in probes}
+    trained = [text for text, group in zip(stories, apart.groups[40:], strict=True) if group >= 0]
+    assert not {text.split(":")[0] for text in trained} & stems
+    assert len(trained) < 32, "twins of probes are set apart, too"
+    exact = capabilities.set_apart(8, hashes)
+    assert (exact.groups >= 0).sum() == 64
+    assert exact.alike == ()
+
+
+def test_a_template_is_what_is_left_without_numbers_case_and_spaces():
+    def of(text):
+        return template_hash([{"role": "user", "content": text}])
+
+    assert of("Add 12 and  3.5") == of("add 1 and 1,000")
+    assert of("é 1") != of("è 1")
+    assert of("Add 1 and 2") != of("Add 1 or 2")
 
 
 def test_a_capabilitys_probes_do_not_depend_on_the_others():

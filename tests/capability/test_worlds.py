@@ -8,20 +8,8 @@ from scipy.optimize import minimize
 
 from paced_verl.capability.gains import Prior
 from paced_verl.statistics import estimate
-from tests.capability.worlds import World, ceilings, constant, prerequisite, roots, run
-
-R = np.array([0.4, 0.3, 0.2, 0.1])
-FLAT = World(R, np.full(4, 0.3), roots(np.eye(4) * 0.08), probes=64)
-SATURATED = World(R, np.array([0.95, 0.2, 0.2, 0.2]), roots(np.diag([0.1, 0.003, 0.1, 0.1])))
-CEILINGS = World(R, np.full(4, 0.1), ceilings(np.full(4, 0.1), np.array([0.2, 0.9, 0.9, 0.9])))
-SPILLS = World(
-    R,
-    np.full(4, 0.2),
-    roots(np.diag([0.1] * 4) + np.array([[0, 0, 0, 0], [-0.03, 0, 0, 0], [-0.03, 0, 0, 0], [0, 0, 0.05, 0]])),
-)
-ORDERED = World(
-    np.array([0.1, 0.6, 0.3]), np.full(3, 0.1), prerequisite(np.array([0.2, 0.2, 0.1]), np.array([-1, 0, -1]))
-)
+from scripts.experiments.worlds.study import ALIKE, CEILINGS, HURTS, ORDERED, SATURATED, R
+from scripts.experiments.worlds.world import World, constant, roots, run
 
 
 def gained(world: World, seeds: int, name: str = "gains", **settings: object) -> np.ndarray:
@@ -32,11 +20,11 @@ def gained(world: World, seeds: int, name: str = "gains", **settings: object) ->
 
 def test_no_loss_where_the_static_mix_is_the_best() -> None:
     """Not worse by .01, one-sided at 2.5 %."""
-    assert estimate(gained(FLAT, 40)).interval[0] > -0.01
+    assert estimate(gained(ALIKE, 40)).interval[0] > -0.01
 
 
 def test_no_loss_where_training_one_costs_another() -> None:
-    assert estimate(gained(SPILLS, 8)).interval[0] > -0.01
+    assert estimate(gained(HURTS, 8)).interval[0] > -0.01
 
 
 @pytest.mark.parametrize(("world", "share"), [(SATURATED, 0.5), (CEILINGS, 0.0), (ORDERED, 0.0)])
@@ -95,7 +83,7 @@ def test_protection_keeps_what_it_protects() -> None:
 
 
 def test_seeds_are_streams_of_their_own() -> None:
-    one, same, other = (run(FLAT, "read", seed, warmup=20).mixes for seed in (0, 0, 1))
+    one, same, other = (run(ALIKE, "read", seed, warmup=20).mixes for seed in (0, 0, 1))
     assert np.array_equal(one, same)
     assert not np.array_equal(one, other)
     assert len(np.unique(one, axis=0)) > 10  # nor is any decision's draw that of another

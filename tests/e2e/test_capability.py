@@ -17,7 +17,7 @@ from paced_verl.report.run import Run
 from tests.e2e.harness import Workplace
 
 NAMES = ("three", "four", "five")
-EVERY, STEPS, BATCH, ROLLOUTS, LONGEST, PROBES = 2, 8, 8, 2, 32, 2
+EVERY, STEPS, BATCH, ROLLOUTS, LONGEST, PROBES = 2, 8, 8, 8, 32, 2
 MOST = BATCH * ROLLOUTS * LONGEST
 """Tokens of a step at most."""
 BUDGET = 2 * MOST + 180
@@ -86,6 +86,7 @@ def test_shares_and_tokens_are_as_decided_and_the_budget_ends_a_run_that_was_kil
     case, data = CASES[policy], with_skills(workplace)
     overrides = [
         f"data.train_files={workplace.folder}/train.parquet",
+        f"actor_rollout_ref.rollout.n={ROLLOUTS}",
         f"paced.capability={{column: skill, every_steps: {EVERY}, budget: {BUDGET}, "
         f"requirement: {{three: 0.25, four: 0.25, five: 0.5}}, {case.settings}}}",
         "paced.weight.estimate=posterior",
@@ -94,6 +95,12 @@ def test_shares_and_tokens_are_as_decided_and_the_budget_ends_a_run_that_was_kil
     ended = workplace.launch(*overrides, steps=STEPS)
     assert ended.code == 0, ended.tail()
     run = workplace.run()
+
+    # Launched again it has nothing left to spend, and trains nothing.
+    trained = sorted(path.name for path in (workplace.folder / "rollouts").iterdir())
+    again = workplace.launch(*overrides, steps=STEPS)
+    assert again.code == 0, again.tail()
+    assert sorted(path.name for path in (workplace.folder / "rollouts").iterdir()) == trained
 
     # It ended before its steps did, with a checkpoint, and could not have cost more than it had.
     last = workplace.last_checkpoint()
@@ -147,6 +154,15 @@ def test_shares_and_tokens_are_as_decided_and_the_budget_ends_a_run_that_was_kil
     assert sum(first.values()) == pytest.approx(1)
     assert history["realised_tokens"].sum() == spent[last]
 
+    # Each probe's answers and what was read of it, before each decision and after the last.
+    file = workplace.checkpoints / "paced" / "capability" / "probes.parquet"
+    assert file.exists() == bool(case.probes)
+    if file.exists():
+        kept = pl.read_parquet(file)
+        decided = history["decision"].max() + 1
+        assert kept.group_by("decision").len().sort("decision").rows() == [(i, 6) for i in range(decided + 1)]
+        assert set(kept["prompt"]) == {row for rows in probes for row in rows.tolist()}
+
     # What tokens of one do to another is known where the policy has a model of it; the page says who has decided.
     transfer = workplace.checkpoints / "paced" / "capability" / "transfer.parquet"
     assert transfer.exists() == (policy == "gains")
@@ -174,3 +190,36 @@ def test_shares_and_tokens_are_as_decided_and_the_budget_ends_a_run_that_was_kil
 def question_of(text: str, known: dict[str, str]) -> str:
     (question,) = {question for question in known if text.endswith(question)}
     return question
+
+
+def test_capabilities_share_rollouts_on_gpus_of_their_own(workplace: Workplace) -> None:
+    """separate_async: prompts of the next steps are drawn while one is trained, and each counts for its capability."""
+    data, every = with_skills(workplace), 2
+    launched = workplace.launch(
+        f"data.train_files={workplace.folder}/train.parquet",
+        "trainer.v1.trainer_mode=paced_separate_async",
+        "actor_rollout_ref.rollout.n=4",
+        "paced.targets.column=extra_info.solution",
+        "paced.weight.estimate=posterior",
+        f"paced.capability={{column: skill, every_steps: {every}, policy: fixed, "
+        f"mix: {{three: 0.25, four: 0.25, five: 0.5}}, probe: {{prompts: {PROBES}, samples: 1}}}}",
+        machine="cpu_separate",
+        steps=4,
+    )
+    assert launched.code == 0, launched.tail()
+    run = workplace.run()
+    skill = dict(zip([prompt[-1]["content"] for prompt in data["prompt"]], data["skill"], strict=True))
+    drawn = Counter(
+        skill[question_of(text, skill)]
+        for step in range(1, 5)
+        for text in {rollout["input"] for rollout in workplace.rollouts(step)}
+    )
+    # Nearly equal lengths: shares of the tokens are about those of the prompts.
+    assert sum(drawn.values()) == 4 * BATCH
+    assert drawn["five"] == pytest.approx(16, abs=3)
+    history = pl.read_parquet(workplace.checkpoints / "paced" / "capability" / "history.parquet")
+    assert history["step"].unique().sort().to_list() == [1, 3]
+    assert history["realised_tokens"].sum() == run.series("paced/budget/trained")[4]
+    by_name = [run.series(f"paced/capability/{name}/tokens")[4] for name in NAMES]
+    assert min(by_name) > 0
+    assert sum(by_name) == sum(run.series(f"paced/budget/{kind}")[4] for kind in ("trained", "teacher", "probe"))

@@ -179,8 +179,8 @@ def without_a_correct_sibling(rollouts: list[dict]) -> int:
 
 def test_two_teachers_each_with_its_own_context(workplace: Workplace) -> None:
     """Rows are routed by a column: seven of eight to a teacher that sees the answer, the others to one that knows
-    nothing: it finds all tokens equally likely, so that its top-k hold k/V of the probability. Where both point is
-    measured after the last step."""
+    nothing: it finds all tokens equally likely, so that its top-k hold k/V of the probability. What each teaches is a
+    capability of its own. Where both point is measured after the last step."""
     data, (rows, _) = two_sources(workplace, every=8)
     ignorant = ignorant_teacher(workplace.models / "teacher", workplace.folder / "ignorant")
     launched = workplace.launch(
@@ -197,6 +197,8 @@ def test_two_teachers_each_with_its_own_context(workplace: Workplace) -> None:
         "paced.teacher.context={source_0:answer,source_1:none}",
         "paced.weight.kernel=uniform",
         "paced.pass_rate.refresh=start",
+        "paced.capability={column:data_source,policy:task_static,probe:null,"
+        "requirement:{source_0:0.875,source_1:0.125}}",
         "paced.alignment.every_steps=2",
         "paced.alignment.questions=4",
         "paced.alignment.rollouts=12",
@@ -207,6 +209,11 @@ def test_two_teachers_each_with_its_own_context(workplace: Workplace) -> None:
     )
     seen = trains(launched, workplace, 2)
     is_aligned_after_step_2(workplace)
+
+    run = workplace.run()
+    assert {step: run.series("paced/capability/source_1/realised")[step] for step in (1, 2)} == {1: 0.125, 2: 0.125}
+    apart = [run.series(f"paced/capability/{source}/reverse_kl")[1] for source in ("source_0", "source_1")]
+    assert apart[0] < apart[1], "one who knows nothing is further away"
 
     tokenizer = AutoTokenizer.from_pretrained(workplace.models / "student")
     problems = {row["prompt"][-1]["content"]: row for row in rows.to_pylist()}

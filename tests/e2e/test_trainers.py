@@ -14,6 +14,7 @@ from paced_verl.pacing.pass_rates import PassRateTable
 from paced_verl.pacing.sampler import PassRateSampler
 from tests.e2e.conftest import ROOT
 from tests.e2e.harness import Workplace
+from tests.e2e.test_teachers import two_sources
 
 
 def finite(workplace: Workplace) -> None:
@@ -79,9 +80,13 @@ def test_rollouts_on_gpus_of_their_own(workplace: Workplace) -> None:
 
 
 def test_beside_grpo_routed_by_pass_rate(workplace: Workplace) -> None:
-    """Task reward on every row, a coefficient that fades, KL to the reference; hopeless prompts teach themselves."""
+    """Task reward on every row, a coefficient that fades, KL to the reference; hopeless prompts teach themselves. Two
+    capabilities share the draws."""
     mastered, hopeless = 0.7, 0.4
+    data, (_, sources) = two_sources(workplace, every=2)
     launched = workplace.launch(
+        f"data.train_files={data}",
+        "paced.capability={column:data_source,policy:fixed,mix:{source_0:0.75,source_1:0.25},probe:null}",
         "paced.schedule=[{until:1.0,divergence:reverse_kl,responses:student,coef:{from:1.0,to:0.1}}]",
         f"paced.route={{mastered:{mastered},hopeless:{hopeless},context:answer}}",
         "paced.weight.fit=moments",
@@ -105,6 +110,7 @@ def test_beside_grpo_routed_by_pass_rate(workplace: Workplace) -> None:
     assert (rates >= mastered).any()
     assert (rates <= hopeless).any(), "otherwise nothing is seen here"
     for step in (1, 2, 3):
+        assert sum(sources[prompt] == "source_1" for prompt in workplace.prompts_trained(step)) == 2, "of eight"
         drawn = rates[workplace.prompts_trained(step)]
         assert run.series("paced/route/self_taught")[step] == 4 * (drawn <= hopeless).sum()
         assert run.series("paced/route/no_task")[step] == 4 * ((drawn <= hopeless) | (drawn >= mastered)).sum()

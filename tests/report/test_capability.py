@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from paced_verl.capability.headroom import Transfer, hindsight
+from paced_verl.capability.optimum import Aim
 from paced_verl.report import capability, page
 from paced_verl.report.run import Run
 from tests.report.runs import Workshop
@@ -57,6 +60,18 @@ def test_a_run_with_gains_shows_everything(tmp_path: Path) -> None:
     entry = next(row for row in run.transfer if (row["to"], row["by"]) == ("maths", "code"))
     assert matrix["maths"][0].mean == entry["mean"]
     assert matrix["maths"][0].high - entry["mean"] == pytest.approx(1.96 * entry["se"], rel=1e-3)
+
+
+def test_headroom_and_regret_are_those_of_what_was_believed_and_done(tmp_path: Path) -> None:
+    run = left_by(tmp_path, policy="gains", floor=0.0, protect={"top": 0, "beta": 0.0})
+    (said,) = [sentence for sentence in capability.sentences(run) if sentence.startswith("Headroom")]
+    tokens = np.array([row["realised_tokens"] for row in run.decisions]).reshape(-1, 3) / run.transfer[0]["tokens"]
+    entries = {(row["to"], row["by"]): row for row in run.transfer}
+    mean, se = (np.array([[entries[to, by][key] for by in NAMES] for to in NAMES]) for key in ("mean", "se"))
+    start, r = np.array([row["before"] for row in run.decisions[:3]]), np.full(3, 1 / 3)
+    back = hindsight(Transfer(mean, np.stack([np.diag(row**2) for row in se])), start, tokens, Aim(r, r))
+    assert f"would have gained {100 * back.headroom[0]:+.1f} points" in said
+    assert f"it would have gained {100 * back.regret[0]:+.1f} points" in said
 
 
 def test_shares_are_planned_beside_realised(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,12 +15,13 @@ import pytest
 from paced_verl import fields
 from paced_verl.capability.curriculum import Levels
 from paced_verl.capability.policies import _ByName
+from paced_verl.capability.protocol import State
 from paced_verl.capability.table import Capabilities
 from paced_verl.config import CapabilityConfig
 from paced_verl.pacing.kernel import Kernel
 from paced_verl.pacing.mix import MixSampler
 from paced_verl.pacing.pass_rates import PassRateTable
-from paced_verl.run.capability import HISTORY, TRANSFER, Allocation, Shared
+from paced_verl.run.capability import HISTORY, PROBES, TRANSFER, Allocation, Shared
 from paced_verl.run.measure import Counts
 from paced_verl.run.step_rows import StepRows
 
@@ -32,7 +35,7 @@ class Student:
 
     def __init__(self, shared: Shared, seed: int = 0):
         self.groups, self.trained = Capabilities.read(SOURCES).groups, np.zeros(3)
-        self.shared, self.seed, self.asked = shared, seed, 0
+        self.shared, self.seed, self.asked, self.length = shared, seed, 0, LENGTH
 
     @property
     def rate(self) -> np.ndarray:
@@ -64,7 +67,7 @@ class Student:
         self.drawn |= set(prompts.tolist())
         each = np.repeat(prompts, ROLLOUTS)
         groups = self.groups[each]
-        np.add.at(self.trained, groups, LENGTH[groups])
+        np.add.at(self.trained, groups, self.length[groups])
         zeros = dict.fromkeys(fields.TEACHER_NAMES, np.zeros(len(each), np.float32))
         return StepRows(
             keys=[f"{i // ROLLOUTS}_{i % ROLLOUTS}_0" for i in range(len(each))],
@@ -74,7 +77,7 @@ class Student:
             weight=np.ones(len(each), np.float32),
             task=np.ones(len(each), np.float32),
             asked=zeros | {"tokens": np.full(len(each), 50, np.float32)},
-            responses=[np.zeros(LENGTH[group], np.int64) for group in groups.tolist()],
+            responses=[np.zeros(self.length[group], np.int64) for group in groups.tolist()],
             messages=[None] * len(each),
         )
 
@@ -136,6 +139,55 @@ def test_without_probes_shares_follow_the_tokens_that_were_seen() -> None:
     before = shares(later)
     assert before[0] == pytest.approx(0.6, abs=0.02), "nothing is known of lengths yet: equal numbers of prompts"
     assert abs(shares(run)[0] - 1 / 3) < 0.5 * abs(before[0] - 1 / 3)
+
+
+def test_shares_follow_lengths_that_change() -> None:
+    """As where another stage begins: code's responses are a third as long from then on, those of words twice."""
+    run = Run(policy="uniform").steps(1, 3 * EVERY)
+    run.student.length = np.array([10, 10, 20])
+    run.steps(3 * EVERY + 1, 4 * EVERY)
+    before = run.student.trained.copy()
+    run.steps(4 * EVERY + 1, 5 * EVERY)
+    trained = run.student.trained - before
+    assert trained / trained.sum() == pytest.approx(np.full(3, 1 / 3), abs=0.03), "one decision later"
+
+
+def test_a_policy_hears_how_many_tokens_the_next_decision_and_the_run_will_take() -> None:
+    """Two decisions of a row a prompt, then four of two: what comes is known before the first step."""
+    by_step = np.repeat([BATCH, BATCH * ROLLOUTS], [2 * EVERY, STEPS - 2 * EVERY])
+    run = Run(policy="task_static")
+    run.allocation.shared = replace(run.shared, by_step=by_step)
+    heard: list[State] = []
+
+    def propose(state: State) -> np.ndarray:
+        heard.append(state)
+        return state.r
+
+    policy: Any = SimpleNamespace(propose=propose, metrics=dict, observe=lambda outcome: None)
+    run.allocation._policy = policy
+    run.steps(1, STEPS)
+    row = 3 / np.sum(1 / LENGTH)  # tokens of one, where each capability has a third of them
+    assert [state.tokens for state in heard] == pytest.approx([row * BATCH * EVERY * n for n in (1, 1, 2, 2, 2, 2)])
+    assert [state.left for state in heard] == pytest.approx([row * BATCH * EVERY * n for n in (10, 9, 8, 6, 4, 2)])
+
+
+def test_what_each_probe_has_said_is_kept(tmp_path: Path) -> None:
+    probe = {"prompts": 20, "samples": 4, "score": "divergence", "sample_every": 4}
+    run = Run(tmp_path, probe=probe).steps(1, STEPS)
+    run.allocation.after_run(run.student.measure, run.student.likelihood)
+    table = pl.read_parquet(tmp_path / PROBES)
+    assert table.columns == ["decision", "capability", "prompt", "samples", "successes", "log_likelihood"]
+    decisions = STEPS // EVERY
+    assert table.height == (decisions + 1) * 60
+    for name, rows in zip(NAMES, run.shared.capabilities.probes, strict=True):
+        mine = table.filter(pl.col("capability") == name)
+        assert mine["prompt"].to_list() == rows.tolist() * (decisions + 1)
+    asked = table.group_by("decision").agg(pl.col("samples").sum()).sort("decision")["samples"].to_list()
+    assert asked == [240, 240, 0, 0, 240, 0, 240], "the first two, every fourth, and the end"
+    first = table.filter(pl.col("decision") == 0).group_by("capability").agg(pl.col("successes").sum() / 80)
+    history = pl.read_parquet(tmp_path / HISTORY).filter(pl.col("decision") == 0)
+    assert dict(first.rows()) == pytest.approx(dict(history.select("capability", "before").rows()))
+    assert table["log_likelihood"].is_finite().all()
 
 
 def test_the_ledger_holds_what_rows_and_probes_took() -> None:
@@ -206,7 +258,8 @@ def test_what_gains_believes_of_the_transfer_is_kept_and_goes_by_names(tmp_path:
     assert not (tmp_path / TRANSFER).exists(), "no decision has closed"
     run.steps(EVERY + 1, STEPS)
     table = pl.read_parquet(tmp_path / TRANSFER)
-    assert table.columns == ["to", "by", "mean", "se", "decision"]
+    assert table.columns == ["to", "by", "mean", "se", "decision", "tokens"]
+    assert set(table["tokens"]) == {EVERY * BATCH * ROLLOUTS * 3 / np.sum(1 / LENGTH)}, "of the first decision"
     assert table["decision"].unique().to_list() == [STEPS // EVERY - 2], "the last that has closed"
     assert isinstance(run.allocation._policy, _ByName)
     model = run.allocation._policy._inner.model  # in the order of names, as NAMES are
@@ -302,8 +355,9 @@ def test_a_run_that_was_killed_decides_as_an_undisturbed_one(tmp_path: Path, pol
     student.trained, student.asked, student.drawn = again.trained, again.asked, again.drawn
     through(second, killed + 1, STEPS)
     assert second.allocation.metrics() == whole.allocation.metrics()
-    tables = [pl.read_parquet(tmp_path / name / HISTORY) for name in ("whole", "killed")]
-    assert tables[0].equals(tables[1], null_equal=True)
+    for file in (HISTORY, *([] if policy == "kl_headroom" else [PROBES])):
+        tables = [pl.read_parquet(tmp_path / name / file) for name in ("whole", "killed")]
+        assert tables[0].equals(tables[1], null_equal=True)
     assert second.allocation.ledger.state_dict() == whole.allocation.ledger.state_dict()
 
 

@@ -122,6 +122,13 @@ def test_a_teacher_that_answers_no_probe_ends_the_run() -> None:
         take(probes(attempts=2, score="divergence"), Student(fails=dict.fromkeys(HARD, 9)), 1)
 
 
+def test_servers_that_read_nothing_end_the_run() -> None:
+    student, one = Student(), probes(score="divergence")
+    take(one, student, 3)
+    with pytest.raises(RuntimeError, match="of 8 responses the student's servers have read none"):
+        one.take(student.measure, lambda which, responses: np.full(len(which), np.nan))
+
+
 def test_a_wrong_form_is_noticed_where_answers_are_sampled_and_widens_the_error() -> None:
     """The student finds the teacher's words more probable without being right more often."""
 

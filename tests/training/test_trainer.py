@@ -164,3 +164,46 @@ def test_a_row_is_scaled_by_its_factor() -> None:
     field = torch.nested.as_nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)
     scaled = fields.scaled(field, torch.tensor([0.0, 2.0]))
     np.testing.assert_array_equal(scaled.values(), [0, 0, 2, 2, 2])
+
+
+class Budget:
+    """What a run with a budget asks of who counts its tokens: so many are left, and a step takes so many at most."""
+
+    def __init__(self, left: int, most: int = 100):
+        self.ledger, self.most_of_step = SimpleNamespace(left=left), most
+
+    def affordable(self, steps: int) -> bool:
+        return steps * self.most_of_step <= self.ledger.left
+
+
+@pytest.mark.parametrize(("left", "last"), [(99, 7), (100, 8), (199, 8), (200, 20)])
+def test_the_step_after_which_a_budget_may_not_pay_for_another_is_the_last(left: int, last: int) -> None:
+    run = Trainer(state=SimpleNamespace(allocation=Budget(left)), global_steps=7, total_training_steps=20)
+    run._end_in_time()
+    assert run.total_training_steps == last
+
+
+@pytest.mark.parametrize(("left", "total"), [(50, 7), (150, 8), (5000, 20)])
+def test_a_run_that_its_budget_has_ended_trains_no_step_when_it_is_launched_again(
+    left: int, total: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """verl begins step 8 only if 8 <= total_training_steps, and saves after the step that equals it."""
+    (tmp_path / "paced").mkdir()
+    monkeypatch.setattr(trainer.resume, "repair_tracker", lambda folder: None)
+    monkeypatch.setattr(Verl, "_load_checkpoint", lambda self: None, raising=False)
+    monkeypatch.setattr(Verl, "on_train_begin", lambda self: None, raising=False)
+    prepared: list[int] = []
+    run = Trainer(
+        state=SimpleNamespace(allocation=Budget(left), load=lambda folder: None),
+        config=OmegaConf.create({"trainer": {"default_local_dir": str(tmp_path)}}),
+        global_steps=7,
+        total_training_steps=20,
+        train_dataloader=[],
+        _paced_folder=lambda resumed: tmp_path / "paced",
+        _prepare=prepared.append,
+    )
+    run._load_checkpoint()
+    assert run.total_training_steps == total
+    run.global_steps = 8  # as verl's fit sets it before the loop
+    run.on_train_begin()
+    assert prepared == ([] if total == 7 else [8])

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import minimize
 
 from paced_verl.capability.policies import PolicySettings, make_policy
 from paced_verl.capability.protocol import Outcome, State
@@ -46,6 +47,26 @@ class World:
             best = tried[np.argmax(self.utility(tried))]
             width *= 0.5
         return best, float(self.utility(best))
+
+    def best_schedule(self, starts: int = 4, seed: int = 0) -> float:
+        """The utility of the best mixes, one for each decision: what nobody who decides can exceed.
+
+        By gradients taken numerically, from the best fixed mix and from near it; not below its utility.
+        """
+        fixed, utility = self.best_fixed()
+        rng = np.random.default_rng(seed)
+        first = np.tile(np.log(np.maximum(fixed, 1e-3)), self.decisions)
+
+        def loss(logits: np.ndarray) -> float:
+            scores = self.start
+            for row in logits.reshape(self.decisions, -1):
+                mix = np.exp(row - row.max())
+                scores = self.step(scores, mix / mix.sum())
+            return -float(scores @ self.r)
+
+        noises = [0.0, *[0.5] * (starts - 1)]
+        found = [minimize(loss, first + noise * rng.normal(size=first.size), method="L-BFGS-B") for noise in noises]
+        return max(utility, *(-one.fun for one in found))
 
     def probe(self, scores: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         if self.probes is None:
