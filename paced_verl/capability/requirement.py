@@ -102,20 +102,3 @@ def _on_simplex(x: FloatArray, y: FloatArray, entropy: float) -> FloatArray:
     )
     r = np.clip(found.x, 0, 1)
     return np.asarray(r / r.sum())
-
-
-def worst_case(interval: FloatArray, delta: FloatArray) -> FloatArray:
-    """The r (C,) within its intervals (C, 2), and on the simplex, for which gains (C,) are worth least.
-
-    Raises:
-        PacedError: No point of the simplex lies within the intervals.
-    """
-    low, high = interval[:, 0], interval[:, 1]
-    left = 1 - low.sum()
-    if left < -1e-9 or high.sum() < 1 - 1e-9:
-        raise PacedError(f"no weights that add up to 1 lie between {low} and {high}")
-    r = low.copy()
-    for worst in np.argsort(delta, kind="stable"):
-        r[worst] += min(high[worst] - low[worst], max(left, 0.0))
-        left -= high[worst] - low[worst]
-    return r

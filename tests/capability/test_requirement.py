@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import pairwise, product
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from paced_verl.capability.requirement import fit_requirement, worst_case
+from paced_verl.capability.requirement import fit_requirement
 from paced_verl.errors import PacedError
 
 R = np.array([0.45, 0.3, 0.2, 0.05])
@@ -72,16 +72,3 @@ def test_interventions_that_cannot_tell_are_refused() -> None:
         fit_requirement(utility[:3], scores[:3], 0.7, BASE)
     with pytest.raises(PacedError, match="other mixes"):
         fit_requirement(utility, np.tile(scores[:2], (20, 1)), 0.7, BASE)
-
-
-def test_the_worst_case_is_the_smallest_of_all_corners() -> None:
-    interval = np.array([[0.2, 0.5], [0.1, 0.6], [0.0, 0.4]])
-    for seed in range(20):
-        delta = np.random.default_rng(seed).normal(size=3)
-        r = worst_case(interval, delta)
-        grid = np.array([(a, b, 1 - a - b) for a, b in product(np.linspace(0, 1, 101), repeat=2)])
-        inside = grid[((grid >= interval[:, 0] - 1e-9) & (grid <= interval[:, 1] + 1e-9)).all(axis=1)]
-        assert r.sum() == pytest.approx(1)
-        assert r @ delta == pytest.approx((inside @ delta).min())
-    with pytest.raises(PacedError, match="add up to 1"):
-        worst_case(np.array([[0.0, 0.2], [0.0, 0.2]]), np.zeros(2))
