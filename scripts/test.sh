@@ -31,6 +31,7 @@ if [ "$what" != e2e ]; then
   "$python" -m scripts.experiments.aligned --check
   "$python" -m scripts.experiments.evidence page --check
   "$python" -m scripts.experiments.capability page --check
+  "$python" -m scripts.experiments.worlds --check
   install_chromium
   "$python" -m pytest -m "not e2e" -n 2 --dist loadfile
   # The GPU kernels, in Triton's interpreter and compiled for GPUs. Not in the locked set: it is 1 GB that only this needs.
