@@ -118,8 +118,9 @@ PRESETS = {
         families={"spell_backward": {"min_word_len": 3, "max_word_len": 5}},
         train=64,
         test=16,
-        teacher=Learner(hidden=96, layers=2, steps=300, seconds=20, learning_rate=5e-3),
-        student=Learner(hidden=64, layers=2, steps=500, seconds=20, learning_rate=5e-3, until=0.2),
+        # About ten seconds each. The limit is far away: on a busy machine they would be other models.
+        teacher=Learner(hidden=96, layers=2, steps=300, seconds=120, learning_rate=5e-3),
+        student=Learner(hidden=64, layers=2, steps=500, seconds=120, learning_rate=5e-3, until=0.2),
     ),
     # Finding the solution in a prompt takes a layer more than spelling backwards.
     ("self_distillation", "full"): Preset(
