@@ -24,8 +24,8 @@ class MissingJudgeError(ImportError):
 
     def __init__(self, judge: str, error: ImportError) -> None:
         super().__init__(
-            f"{judge} judges answers that differ from the ground truth, and cannot be imported ({error}). It is in the "
-            f"extra `tasks` of paced-verl; by itself: pip install {judge}"
+            f"{judge} judges answers that differ from the ground truth, and cannot be imported ({error}): "
+            "pip install 'paced-verl[tasks]'"
         )
 
 

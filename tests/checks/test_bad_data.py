@@ -390,7 +390,7 @@ def test_a_judge_that_is_missing_is_named_before_a_gpu_is_taken(folder: Path, mo
     monkeypatch.setitem(sys.modules, "math_verify", None)
     (problem,) = problems_of(folder, f"{REWARD}.path=pkg://paced_verl.tasks.reward")
     assert "math-verify judges answers" in problem
-    assert "extra `tasks`" in problem
+    assert "pip install 'paced-verl[tasks]'" in problem
 
 
 def test_rows_of_a_teacher_that_does_not_exist_are_counted(folder: Path) -> None:

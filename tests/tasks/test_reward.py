@@ -79,7 +79,7 @@ def test_an_answer_is_not_wrong_because_its_judge_is_missing(monkeypatch, module
     monkeypatch.setitem(sys.modules, module, None)
     reward._family.cache_clear()
     assert compute_score(source, "Answer: 0.5", "0.5")["acc"] == 1.0, "equal answers need no judge"
-    with pytest.raises(MissingJudgeError, match=rf"{judge} judges .* extra `tasks` .*pip install {judge}"):
+    with pytest.raises(MissingJudgeError, match=rf"{judge} judges .*pip install 'paced-verl\[tasks\]'"):
         compute_score(source, "Answer: 1/2", "0.5")
 
 
