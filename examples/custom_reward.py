@@ -14,7 +14,8 @@ What comes out for a ground truth of 1/2: \boxed{\frac{2}{4}} and \boxed{0.5} ar
 
 from typing import Any
 
-from verl.utils.reward_score import math_verify
+import math_verify  # noqa: F401 (where it is missing, verl's wrapper would score every answer 0)
+from verl.utils.reward_score import math_verify as judge
 from verl.utils.reward_score.math_reward import last_boxed_only_string
 
 
@@ -24,5 +25,5 @@ def compute_score(
     """1 for a right answer, else 0, as ``score`` and as ``acc``."""
     boxed = last_boxed_only_string(solution_str)
     # verl's wrapper runs math-verify in another process: its time limit does not work in a reward worker's threads.
-    right = boxed is not None and math_verify.compute_score(boxed, str(ground_truth)) >= 1.0
+    right = boxed is not None and judge.compute_score(boxed, str(ground_truth)) >= 1.0
     return {"score": float(right), "acc": float(right)}

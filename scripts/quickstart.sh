@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One command on a fresh CPU machine: a real PACED run inside verl's trainer, and a uniform one, in 15 minutes on 2 cores.
+# One command on a fresh CPU machine: a real PACED run inside verl's trainer, and a uniform one (12 minutes on 2 cores when measured).
 #   scripts/quickstart.sh [--recipe two_stage|self_distillation] [--steps N] [--seed N] [--no-compare] [--fresh] [--keep-going]
 # See scripts/quickstart.py for what it does; --help for the options.
 set -euo pipefail

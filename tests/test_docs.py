@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from paced_verl.launch.hydra import compose
+from paced_verl.launch.plan import Plan
 
 ROOT = Path(__file__).resolve().parents[1]
 OVERRIDE = re.compile(
@@ -19,7 +23,7 @@ FILES = [
         "README.md",
         "docs/*.md",
         "docs/experiments/*.md",
-        "configs/*.yaml",
+        "configs/*",
         "paced_verl/configs/*/*.yaml",
         "examples/*.py",
     )
@@ -52,3 +56,18 @@ def test_every_override_that_is_quoted_composes(path: Path) -> None:
         advantage = [override for override in overrides if "algorithm.paced" in override or "teacher_path" in override]
         compose(["+paced=advantage", *advantage])
         compose(["+paced=two_stage", *(override for override in overrides if override not in advantage)])
+
+
+def test_the_complete_command_of_the_readme_passes_the_plan(tmp_path: Path) -> None:
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (command,) = [block for block in blocks if "main_ppo" in block and "…" not in block]
+    columns = {
+        "data_source": ["my_problems"] * 64,
+        "prompt": [[{"role": "user", "content": f"problem {i}"}] for i in range(64)],
+        "reward_model": [{"style": "rule", "ground_truth": "4"}] * 64,
+    }
+    pq.write_table(pa.table(columns), tmp_path / "data.parquet")
+    words = shlex.split(re.sub(r"data/\w+\.parquet", f"{tmp_path}/data.parquet", command.replace("\\\n", "")))
+    assert words[:3] == ["python", "-m", "verl.trainer.main_ppo"]
+    plan = str(Plan.of(compose(words[3:])))
+    assert "GPUs: trainer + student vLLM 4, teacher vLLM 4" in plan

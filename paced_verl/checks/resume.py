@@ -1,8 +1,9 @@
 """A resumed run goes on as it began: what was fitted is restored, and a setting that differs is refused by name.
 
 The settings that decide what a step trains are written beside every checkpoint and compared before a resumed run takes
-a GPU. What may change on purpose is everything else: learning rate, micro-batches, GPUs, checkpoints, validation,
-logging, and the end of the last stage.
+a GPU. What may change on purpose is everything else: learning rate, micro-batches, the GPUs of teachers and
+of rollouts (not the number of the trainer's: verl's checkpoints are cut by it), checkpoints, validation, logging, and
+the end of the last stage.
 """
 
 from __future__ import annotations

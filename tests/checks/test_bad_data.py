@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -383,6 +384,13 @@ def test_a_reward_that_does_not_answer_is_said_and_not_refused(
     rows = Rows.read(config, PacedConfig.parse(OmegaConf.to_container(config.paced, resolve=True)))
     assert list(reward_function(config, rows, limit_s=0.05)) == []
     assert "has not answered within 0.05 s for data_source=openai/gsm8k" in capsys.readouterr().out
+
+
+def test_a_judge_that_is_missing_is_named_before_a_gpu_is_taken(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "math_verify", None)
+    (problem,) = problems_of(folder, f"{REWARD}.path=pkg://paced_verl.tasks.reward")
+    assert "math-verify judges answers" in problem
+    assert "pip install 'paced-verl[tasks]'" in problem
 
 
 def test_rows_of_a_teacher_that_does_not_exist_are_counted(folder: Path) -> None:

@@ -1,9 +1,7 @@
-"""docs/cluster.md: its tables come from its own snippet, its models are real, and its keys exist."""
+"""docs/cluster.md: its tables come from scripts/memory.py, its models are real, and its keys exist."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
 from pathlib import Path
 from typing import Any
@@ -14,43 +12,35 @@ from omegaconf import DictConfig
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from paced_verl.launch.hydra import compose
+from scripts import memory
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
 
 
-@pytest.fixture(scope="module")
-def snippet() -> dict[str, Any]:
-    names: dict[str, Any] = {}
-    (source,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        exec(source, names)
-    return names | {"printed": printed.getvalue()}
-
-
-def test_the_tables_are_what_the_snippet_prints(snippet: dict[str, Any]) -> None:
-    rows = [line for line in snippet["printed"].splitlines() if line]
+def test_the_tables_are_what_the_script_prints() -> None:
+    rows = [row for table in memory.tables() for row in table]
     assert len(rows) == 15
     assert [row for row in rows if row not in PAGE.splitlines()] == []
 
 
-@pytest.mark.parametrize("name", ["Qwen3-1.7B", "Qwen3-8B", "Llama-3.1-8B", "Llama-3.3-70B"])
-def test_parameters_are_those_of_transformers(snippet: dict[str, Any], name: str) -> None:
-    layers, hidden, heads, kv_heads, head_dim, intermediate, vocabulary, tied = snippet["MODELS"][name]
+@pytest.mark.parametrize("name", memory.MODELS)
+def test_parameters_are_those_of_transformers(name: str) -> None:
+    sizes = memory.MODELS[name]
     config, model = (Qwen3Config, Qwen3ForCausalLM) if name.startswith("Qwen") else (LlamaConfig, LlamaForCausalLM)
     with torch.device("meta"):
         built = model(
             config(
-                num_hidden_layers=layers,
-                hidden_size=hidden,
-                num_attention_heads=heads,
-                num_key_value_heads=kv_heads,
-                head_dim=head_dim,
-                intermediate_size=intermediate,
-                vocab_size=vocabulary,
-                tie_word_embeddings=tied,
+                num_hidden_layers=sizes.layers,
+                hidden_size=sizes.hidden,
+                num_attention_heads=sizes.query_heads,
+                num_key_value_heads=sizes.kv_heads,
+                head_dim=sizes.head_dim,
+                intermediate_size=sizes.intermediate,
+                vocab_size=sizes.vocabulary,
+                tie_word_embeddings=sizes.tied,
             )
         )
-    assert snippet["sizes"](name)[0] == pytest.approx(sum(p.numel() for p in built.parameters()), rel=1e-4)
+    assert sizes.parameters == pytest.approx(sum(p.numel() for p in built.parameters()), rel=1e-4)
 
 
 def exists(config: DictConfig, key: str) -> bool:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paced_verl.tasks.reward import compute_score, extract_answer
+from paced_verl.tasks import reward
+from paced_verl.tasks.reward import MissingJudgeError, compute_score, extract_answer
 
 
 @pytest.mark.parametrize(
@@ -65,6 +66,21 @@ def test_maths_is_judged_by_meaning_also_in_a_worker_thread():
     with ThreadPoolExecutor(1) as pool:
         scored = pool.submit(compute_score, "my_maths", "so it is $\\frac{1}{2}$", "0.5")
     assert scored.result()["acc"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("module", "judge", "source"),
+    [
+        ("math_verify", "math-verify", "my_maths"),
+        ("reasoning_gym.factory", "reasoning-gym", "reasoning_gym/countdown"),
+    ],
+)
+def test_an_answer_is_not_wrong_because_its_judge_is_missing(monkeypatch, module, judge, source):
+    monkeypatch.setitem(sys.modules, module, None)
+    reward._family.cache_clear()
+    assert compute_score(source, "Answer: 0.5", "0.5")["acc"] == 1.0, "equal answers need no judge"
+    with pytest.raises(MissingJudgeError, match=rf"{judge} judges .*pip install 'paced-verl\[tasks\]'"):
+        compute_score(source, "Answer: 1/2", "0.5")
 
 
 @given(
