@@ -10,9 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from paced_verl.atomic import replacing
 from paced_verl.capability.curriculum import Curriculum, Levels, Parts
@@ -28,13 +25,11 @@ from paced_verl.pacing.protocol import Groups
 from paced_verl.run.measure import Likelihood, Measure
 from paced_verl.run.probes import Probed, Probes
 from paced_verl.run.step_rows import StepRows
+from paced_verl.run.tables import Tables
 
 FloatArray = npt.NDArray[np.float64]
 TRAINED, TEACHER, PROBE = "trained", "teacher", "probe"
 """Kinds of tokens: of responses that train, that a teacher reads and writes, and of responses to probes."""
-HISTORY = "history.parquet"
-PROBES = "probes.parquet"
-TRANSFER = "transfer.parquet"
 
 
 @dataclass
@@ -125,6 +120,7 @@ class Allocation:
         self.sampler, self.r = sampler, shared.r
         self.ledger = Ledger(self.settings.budget, self.capabilities.names, limited=(TRAINED,), free=(TEACHER, PROBE))
         self.history: list[dict[str, Any]] = []
+        self._tables = Tables(shared.folder, self.capabilities.names)
         self._decision: Decision | None = None
         self._decided = 0  # how many times
         # Of a response, where each was drawn last: what a stage or a longer answer changes is followed.
@@ -173,7 +169,8 @@ class Allocation:
 
     def _take(self, probed: Probed) -> Scores:
         """Keep what probes have said, count what that has cost, and take up what it says of levels."""
-        self._keep_probes(probed)
+        assert self._probes is not None
+        self._tables.keep_probes(self._probes, probed, self._decided)
         if (levels := self.shared.levels) is not None:
             amounts = (probed.successes, probed.samples)
             in_parts = (self.shared.parts.count(self.capabilities.probes, levels, n) for n in amounts)
@@ -346,43 +343,9 @@ class Allocation:
         for place, (name, weight) in enumerate(zip(self.capabilities.names, self.r.tolist(), strict=True)):
             own = {column: float(values[place]) for column, values in columns.items()}
             self.history.append(shared | {"capability": name, "requirement": weight} | own)
-        self._keep(HISTORY, self.history)
+        self._tables.keep_history(self.history)
         if isinstance(self._policy, KnowsTransfer) and (found := self._policy.transfer()) is not None:
-            self._keep(TRANSFER, self._transfer(*found))
-
-    def _transfer(self, mean: FloatArray, se: FloatArray) -> list[dict[str, Any]]:
-        """T as it is believed after the last decision: a row for what ``tokens`` spent on ``by`` add to ``to``."""
-        names, decision, of = self.capabilities.names, self._decided - 1, {"tokens": self._tokens_of_decision}
-        return [
-            {"to": to, "by": by, "mean": float(mean[i, j]), "se": float(se[i, j]), "decision": decision} | of
-            for i, to in enumerate(names)
-            for j, by in enumerate(names)
-        ]
-
-    def _keep_probes(self, probed: Probed) -> None:
-        """Add a row a probe to those of earlier decisions; a decision that a kill made again replaces its own."""
-        assert self._probes is not None
-        names = np.array(self.capabilities.names)[self._probes.groups]
-        columns = {
-            "decision": np.full(len(names), self._decided),
-            "capability": names,
-            "prompt": self._probes.which,
-            "samples": probed.samples if probed.answered else np.zeros_like(probed.samples),
-            "successes": np.where(probed.answered, probed.successes, 0.0),
-            "log_likelihood": probed.values,
-        }
-        if self.shared.folder is not None:
-            file, found = self.shared.folder / PROBES, pa.table(columns)
-            if file.exists() and self._decided:
-                earlier = pq.read_table(file)
-                found = pa.concat_tables([earlier.filter(pc.field("decision") < self._decided), found])
-            with replacing(file) as unfinished:
-                pq.write_table(found, unfinished)
-
-    def _keep(self, name: str, rows: list[dict[str, Any]]) -> None:
-        if self.shared.folder is not None:
-            with replacing(self.shared.folder / name) as unfinished:
-                pq.write_table(pa.Table.from_pylist(rows), unfinished)
+            self._tables.keep_transfer(*found, self._decided - 1, self._tokens_of_decision)
 
     def save(self, file: Path) -> None:
         """Write everything."""

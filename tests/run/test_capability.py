@@ -21,9 +21,10 @@ from paced_verl.config import CapabilityConfig
 from paced_verl.pacing.kernel import Kernel
 from paced_verl.pacing.mix import MixSampler
 from paced_verl.pacing.pass_rates import PassRateTable
-from paced_verl.run.capability import HISTORY, PROBES, TRANSFER, Allocation, Shared
+from paced_verl.run.capability import Allocation, Shared
 from paced_verl.run.measure import Counts
 from paced_verl.run.step_rows import StepRows
+from paced_verl.run.tables import HISTORY, PROBES, TRANSFER
 
 NAMES = ("code", "maths", "words")
 LENGTH = np.array([30, 10, 10])
