@@ -1,4 +1,4 @@
-"""What a run keeps of its decisions on capabilities beside its checkpoints: three tables, for people and for its page."""
+"""What a run over capabilities keeps of its decisions beside its checkpoints: three tables, for people and its page."""
 
 from __future__ import annotations
 
