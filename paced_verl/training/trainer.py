@@ -92,7 +92,9 @@ class PacedTrainer(_Base):
         self.stage: Stage | None = None
         self.teacher: ReferenceTeacherDriver | None = None
         self._student_n = config.actor_rollout_ref.rollout.n
-        self._amounts: dict[str, float] = defaultdict(float)  # of the step, over the batches it trains
+        # Of the step: amounts over the batches it trains, and what was true after the last one.
+        self._amounts: dict[str, float] = defaultdict(float)
+        self._values: dict[str, float] = {}
         self._report = Report()
         self._tokens = Tokens()  # since the last step was logged
         self._refills = self._refill_limit()
@@ -423,7 +425,7 @@ class PacedTrainer(_Base):
         asked = self._amounts
         rate = asked["paced/teacher/seconds"] / max(asked["paced/teacher/tokens"], 1)
         asked["paced/teacher/seconds_saved"] = asked["paced/teacher/tokens_saved"] * rate
-        metrics.update(asked)  # whole steps: verl averages over the updates of one
+        metrics.update(asked | self._values)  # whole steps: verl averages over the updates of one
         return batch
 
     def _balance_batch(self, batch: KVBatchMeta, metrics: dict, *args: Any, **kwargs: Any) -> KVBatchMeta:
@@ -441,10 +443,9 @@ class PacedTrainer(_Base):
                 f"[paced] {len(errors)} rollout(s) failed in step {self.global_steps}; the first: {errors[0]}",
                 flush=True,
             )
-        values, amounts = self.state.learn(rows, report, self.global_steps)
+        self._values, amounts = self.state.learn(rows, report, self.global_steps)
         for name, amount in amounts.items():
             self._amounts[name] += amount
-        metrics.update(values)
         return super()._balance_batch(batch, metrics, *args, **kwargs)
 
     def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from omegaconf import OmegaConf
 from paced_verl import fields
 from paced_verl.pacing.schedule import Schedule
 from paced_verl.run.outcomes import Outcome, RefillLimit, Report
+from paced_verl.run.state import Learnt
 from paced_verl.run.tokens import Tokens
 from paced_verl.training import trainer
 from paced_verl.training.trainer import PacedTrainer, RefillError
@@ -207,3 +209,35 @@ def test_a_run_that_its_budget_has_ended_trains_no_step_when_it_is_launched_agai
     run.global_steps = 8  # as verl's fit sets it before the loop
     run.on_train_begin()
     assert prepared == ([] if total == 7 else [8])
+
+
+def test_a_step_of_two_updates_logs_sums_and_what_is_true_after_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """verl logs the mean over a step's updates, which a running total is not."""
+    learnt = [Learnt({"paced/budget/trained": total}, {"paced/teacher/tokens": 5.0}) for total in (210.0, 290.0)]
+
+    def step(self: Any, metrics: dict, timing_raw: dict) -> str:
+        updates: list[dict] = [{}, {}]
+        for update in updates:
+            self._balance_batch("batch", update)
+        metrics.update({name: np.mean([update[name] for update in updates]) for name in updates[0]})
+        return "batch"
+
+    rows = SimpleNamespace(responses_per_prompt=2, weight_factor=lambda: np.ones(2))
+    monkeypatch.setattr(trainer, "read_rows", lambda batch, threshold: rows)
+    monkeypatch.setattr(Verl, "step", step, raising=False)
+    monkeypatch.setattr(Verl, "_balance_batch", lambda self, batch, metrics: batch, raising=False)
+    run = Trainer(
+        _amounts=defaultdict(float),
+        _values={},
+        agent_loop_manager=reporting(),
+        _refills=RefillLimit(4, 100),
+        paced=SimpleNamespace(pass_rate=SimpleNamespace(threshold=0.5)),
+        config=OmegaConf.create({"actor_rollout_ref": {"rollout": {"n": 1}}}),
+        state=SimpleNamespace(learn=lambda rows, report, step: learnt.pop(0)),
+        teacher=None,
+        global_steps=3,
+    )
+    metrics: dict[str, float] = {}
+    run.step(metrics, {})
+    assert metrics["paced/budget/trained"] == 290
+    assert metrics["paced/teacher/tokens"] == 10
