@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from scripts.experiments.evidence import defaults
 from scripts.experiments.evidence.cells import BELOW, BUDGETS
 from scripts.experiments.evidence.contrasts import Run, Runs, by_area, by_final, pairs, pick
 from scripts.experiments.evidence.page import (
@@ -36,9 +37,9 @@ POINTS = (
     long as p̂ = 0 weighs 0 ({r3_again} from uniform after 320 steps); the posterior, estimated every 12 steps, ends
     {r3_posterior} from it.""",
     """**Estimates cost more than they bring where all tokens cost the same and nothing is wrong**: at 1 : 1 : 3 the
-    sampler ends {r0_price} from uniform in R0 and {r3_price} in R3. Where a run sees less than half of its prompts (R6),
-    at the price of four times as many uniform steps it is {below}. With a teacher that is eight times as dear, the
-    skipped prompts pay for the estimates ({r0_dear} and {r3_dear}), but not in R6 ({below_dear}).
+    sampler ends {r0_price} from uniform in R0 and {r3_price} in R3. Where a run sees less than half of its prompts
+    (R6), at the price of four times as many uniform steps it is {below}. With a teacher that is eight times as dear,
+    the skipped prompts pay for the estimates ({r0_dear} and {r3_dear}), but not in R6 ({below_dear}).
     The sampler needs few samples: with K = 4 it is {k4} from K = 8 in R3, with K = 2 {k2}. The posterior needs more:
     with K = 2 it is {posterior_k2} from K = 8.""",
     """**The second task shows it with a wrong teacher only, and only while estimates are not counted.** There the
@@ -47,19 +48,19 @@ POINTS = (
     {sums_r3_price}.""",
     """**verl's own trainer has the sampler's signs, and less of their size, at equal steps**: {verl_r2} over the run in
     R2, {verl_r3} in R3. **At equal tokens pacing loses there**: {verl_r2_tokens} and {verl_r3_tokens}.""",
-    """**The default**: where a teacher's token costs eight of the student's, the registered rule chooses the paper's
-    weights, estimated once. Where all tokens cost the same it finds no arm that does no harm.""",
+    """**The default**: where a teacher's token costs eight of the student's, the registered rule chooses {chosen};
+    where all tokens cost the same, {chosen_equal}.""",
 )
 IN_SHORT = (
     """**The teacher is wrong at what the student cannot do**: pacing helps ({r2_final} accuracy after 48 steps), and so
     does leaving out the teacher's mistakes.""",
-    """**The teacher is right, and the run is short**: pacing keeps what the student can do, which training on hopeless
-    problems first destroys ({r3_area} over 48 steps). At equal price it pays where the teacher's tokens are dear
-    ({r3_dear} at 1 : 8 : 3), and not where all tokens cost the same ({r3_price} at 1 : 1 : 3).""",
-    """**The teacher is right, and the run is long**: uniform weights win by far ({r3_uniform} against {r3_sampler} after
-    320 steps), since problems that weigh 0 are never learned.""",
-    """**With verl's own trainer** (two of these regimes, 5 seeds) the sampler's signs agree at equal steps ({verl_r2} and
-    {verl_r3} over the run), and at equal tokens it loses to uniform ({verl_r2_tokens} and {verl_r3_tokens}).""",
+    """**The teacher is right, and the run is short**: pacing keeps what the student can do, which training on
+    hopeless problems first destroys ({r3_area} over 48 steps). At equal price it pays where the teacher's tokens are
+    dear ({r3_dear} at 1 : 8 : 3), and not where all tokens cost the same ({r3_price} at 1 : 1 : 3).""",
+    """**The teacher is right, and the run is long**: uniform weights win by far ({r3_uniform} against {r3_sampler}
+    after 320 steps), since problems that weigh 0 are never learned.""",
+    """**With verl's own trainer** (two of these regimes, 5 seeds) the sampler's signs agree at equal steps ({verl_r2}
+    and {verl_r3} over the run), and at equal tokens it loses to uniform ({verl_r2_tokens} and {verl_r3_tokens}).""",
 )
 
 
@@ -104,7 +105,11 @@ def _figures(runs: Runs) -> dict[str, str]:
     sampler, correct = (pick(runs, "E1", R2, arm) for arm in ("sampler", "teacher correct"))
     gate, reverse = (pick(runs, "E5", R2, arm, stages="reverse") for arm in ("teacher gate", "sampler"))
     late = [(after(one, 48), after(other, 192)) for one, other in pairs(sampler, pick(runs, "E1", R2, "uniform"))]
+    chosen = {axis: defaults.chosen(defaults.ranked(runs, axis)) for axis in defaults.RATIOS}
+    said = {axis: f"*{one.arm}*" if one else "none: every arm does harm somewhere" for axis, one in chosen.items()}
     return {
+        "chosen": said["price 1:8:3"],
+        "chosen_equal": said["price 1:1:3"],
         "r2_final": final(R2, "sampler"),
         "r2_rate": beside_its_best(runs, R2),
         "r2_late": shown(difference(*zip(*late, strict=True))),

@@ -67,6 +67,7 @@ def blocks(runs: Runs, snr: Sequence[dict[str, Any]], in_verl: Sequence[Run]) ->
     return {
         "runs": _runs(runs),
         "registered": _registered(runs),
+        "dips": _dips(runs),
         "map": _over_regimes(runs, "E1", MAPPED, _others("E1"), lambda both: by_area(both, "step")),
         "final": _over_regimes(runs, "E1", MAPPED, _others("E1"), by_final),
         "prices": _prices(runs),
@@ -161,6 +162,21 @@ def _registered(runs: Runs) -> str:
     return lines(["regime", "arm", "difference to uniform", "bootstrap (BCa)", "p, Holm", "at 5 %"], table)
 
 
+def _dips(runs: Runs) -> str:
+    """How uniform falls and comes back; and what the planned steps of the sampler have over all of its."""
+    table = []
+    for regime in MAPPED:
+        uniform, sampler = (pick(runs, "E1", regime, arm) for arm in ("uniform", "sampler"))
+        gaps = [(after(one, 48), after(other, 192)) for one, other in pairs(sampler, uniform)]
+        levels = [level([after(run, step) for run in uniform.values()]) for step in DIPS]
+        table.append([short(regime), *levels, shown(difference(*zip(*gaps, strict=True)))])
+    head = ["uniform", *(f"step {step}" for step in DIPS), "sampler at step 48 − uniform at step 192"]
+    return lines(head, table)
+
+
+DIPS = (0, 3, 12, 48, 192)
+
+
 def _prices(runs: Runs) -> str:
     parts = []
     for axis, words in (
@@ -238,8 +254,11 @@ def after(run: Run, step: float) -> float:
 def _doses(runs: Runs) -> str:
     parts = []
     for arm in SWEPT[1:]:
-        table = [[f"{h:.0%} hopeless", *(shown(dose(runs, arm, h, t)) for t in RIGHT)] for h in HOPELESS]
-        parts.append(lines([f"{arm}; teacher right there", *(f"{t:.0%}" for t in RIGHT)], table))
+        table = []
+        for h in HOPELESS:
+            gaps = [dose(runs, arm, h, t) for t in RIGHT]
+            table.append([f"{h:.0%} hopeless", *map(shown, gaps), shown(difference(gaps[0].gaps, gaps[-1].gaps))])
+        parts.append(lines([f"{arm}; teacher right there", *(f"{t:.0%}" for t in RIGHT), "0% − 100%"], table))
     return "\n\n".join(parts)
 
 
@@ -317,7 +336,16 @@ def _orders(runs: Runs) -> str:
         arms = (*SHORT[1:], *{"reverse": GATED, TWO_STAGES: ZEROS}.get(way, ()))
         table = _over_regimes(runs, "E5", MAIN, arms, lambda both: by_area(both, "step"), stages=way)
         parts.append(f"{way}:\n\n{table}")
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, f"accuracy at the end, two stages − two stages, reversed:\n\n{_order(runs)}"])
+
+
+def _order(runs: Runs) -> str:
+    """What the order of the stages is worth to an arm."""
+
+    def gap(arm: str, regime: str) -> Difference:
+        return by_final(pairs(*(pick(runs, "E5", regime, arm, stages=way) for way in WAYS[2:])))
+
+    return lines(["arm", *map(short, MAIN)], [[arm, *(shown(gap(arm, r)) for r in MAIN)] for arm in SHORT])
 
 
 def _families(runs: Runs) -> str:
