@@ -106,7 +106,10 @@ def _figures(runs: Runs) -> dict[str, str]:
     gate, reverse = (pick(runs, "E5", R2, arm, stages="reverse") for arm in ("teacher gate", "sampler"))
     late = [(after(one, 48), after(other, 192)) for one, other in pairs(sampler, pick(runs, "E1", R2, "uniform"))]
     chosen = {axis: defaults.chosen(defaults.ranked(runs, axis)) for axis in defaults.RATIOS}
-    said = {axis: f"*{one.arm}*" if one else "none: every arm does harm somewhere" for axis, one in chosen.items()}
+    said = {
+        axis: f"*{one.arm}*" if one else "none, for none is shown to do no harm in R0, R1 and R4"
+        for axis, one in chosen.items()
+    }
     return {
         "chosen": said["price 1:8:3"],
         "chosen_equal": said["price 1:1:3"],

@@ -22,7 +22,7 @@ R0, R1, R2, R3, R4, R5 = (
     "R4 wrong labels",
     "R5 holes",
 )
-BOTTLENECK = "an estimate can cost as much, or the posterior: see below"
+BOTTLENECK = "estimates cost that much, or the posterior does: see below"
 R7_WRONG, R7_RIGHT = "R7 second skill, wrong teacher", "R7 second skill, right teacher"
 
 
