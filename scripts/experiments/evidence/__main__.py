@@ -2,9 +2,10 @@
 
 python -m scripts.experiments.evidence run            # all of it, two runs at a time: hours; --plan counts what is left
 python -m scripts.experiments.evidence run E1 E2      # parts of it; what was killed goes on where it was
-python -m scripts.experiments.evidence run --smoke    # two minutes
+python -m scripts.experiments.evidence run --smoke    # two minutes, plain torch
 python -m scripts.experiments.evidence snr            # agreement of gradients before any training
 VERL_PLATFORM=cpu python -m scripts.experiments.evidence verl   # the two regimes that matter most, with verl's trainer
+VERL_PLATFORM=cpu python -m scripts.experiments.evidence verl --smoke   # one tiny run of it, whose row is not kept
 python -m scripts.experiments.evidence page           # tables, page and pictures, out of what has been run
 python -m scripts.experiments.evidence page --check   # compares page and pictures with the committed tables
 """
@@ -25,7 +26,7 @@ from scripts.experiments.evidence.cells import EXPERIMENTS, SEEDS, programme, sm
 from scripts.experiments.page import PAGES, ROOT, put
 
 MODULE = "scripts.experiments.evidence"
-PAGE, TABLES = ROOT / "docs" / "experiments.md", PAGES / "evidence"
+PAGE, README, TABLES = ROOT / "docs" / "experiments.md", ROOT / "README.md", PAGES / "evidence"
 SNR, VERL = TABLES / "snr.parquet", TABLES / "verl.parquet"
 app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 console = Console(highlight=False)
@@ -77,11 +78,16 @@ def snr(folder: Annotated[Path | None, typer.Option(help=FOLDER)] = None) -> Non
 @app.command()
 def verl(
     processes: Annotated[int, typer.Option(min=1, help="Runs at a time; about 6 GB of memory each.")] = 2,
+    small: Annotated[bool, typer.Option("--smoke", help="One run of four steps instead; nothing is kept.")] = False,
     folder: Annotated[Path | None, typer.Option(help="Models and runs; goes on in it.")] = None,
 ) -> None:
     """Run what is not in the table of the two regimes that matter most with verl's trainer: five minutes a run."""
     from scripts.experiments.evidence import in_verl
 
+    if small:
+        with tempfile.TemporaryDirectory() as temporary:
+            console.print(in_verl.smoke(folder or Path(temporary)))
+        return
     rows = pl.read_parquet(VERL).to_dicts() if VERL.exists() else []
     TABLES.mkdir(parents=True, exist_ok=True)
     for row in in_verl.run(in_verl.todo(rows), folder or ROOT / "outputs" / "evidence" / "verl", processes):
@@ -97,17 +103,24 @@ def page(
     """Write tables, page and pictures; or compare them."""
     from matplotlib.testing.compare import compare_images
 
-    from scripts.experiments.evidence.answer import answer
+    from scripts.experiments.evidence.answer import answer, in_short
     from scripts.experiments.evidence.contrasts import grouped
     from scripts.experiments.evidence.page import blocks
     from scripts.experiments.evidence.pictures import budget, the_map
 
     if not check:
-        runner.keep(folder or default_folder(), TABLES)
-    runs = grouped(committed())
-    told = blocks(runs, *(pl.read_parquet(file).to_dicts() if file.exists() else [] for file in (SNR, VERL)))
-    written = put(PAGE.read_text(), {"answer": answer(runs)} | told, MODULE)
-    wrong = [] if written == PAGE.read_text() else [PAGE.name]
+        runner.keep(folder or default_folder(), TABLES, programme())
+    rows = committed()
+    missing, strange = runner.compared(rows, programme())
+    wrong = [f"{missing} runs have no row, {strange} rows are of no run"] if missing or strange else []
+    runs = grouped(rows)
+    of_gradients, of_verl = (pl.read_parquet(file).to_dicts() if file.exists() else [] for file in (SNR, VERL))
+    told = {
+        PAGE: {"answer": answer(runs, of_verl)} | blocks(runs, of_gradients, of_verl),
+        README: {"short": in_short(runs, of_verl)},
+    }
+    written = {file: put(file.read_text(), its, MODULE) for file, its in told.items()}
+    wrong += [file.name for file, text in written.items() if text != file.read_text()]
     with tempfile.TemporaryDirectory() as drawn:
         for name, draw in (("map.png", the_map), ("budget.png", budget)):
             new, old = Path(drawn) / name, TABLES / name
@@ -117,7 +130,8 @@ def page(
             elif compare_images(str(old), str(new), tol=2) is not None:
                 wrong.append(name)
     if not check:
-        PAGE.write_text(written)
+        for file, text in written.items():
+            file.write_text(text)
     elif wrong:
         raise SystemExit(f"{', '.join(wrong)}: not what the tables say; python -m {MODULE} page writes them anew")
 

@@ -1,96 +1,174 @@
-"""The page's first paragraphs: what a reader takes with him, with its figures."""
+"""What a reader takes with him, with its figures: the page's first paragraphs, and those of the README."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
-from scripts.experiments.evidence import curves
+from scripts.experiments.evidence import defaults
 from scripts.experiments.evidence.cells import BELOW, BUDGETS
-from scripts.experiments.evidence.contrasts import Runs, by_area, by_final, pairs, pick
-from scripts.experiments.evidence.page import shown, to_uniform
+from scripts.experiments.evidence.contrasts import Run, Runs, by_area, by_final, pairs, pick
+from scripts.experiments.evidence.page import (
+    after,
+    at_equal_tokens,
+    beside_its_best,
+    level,
+    priced,
+    shown,
+    to_uniform,
+    verl_pairs,
+)
 from scripts.experiments.evidence.predictions import R0, R2, R3
+from scripts.experiments.evidence.stats import Difference, difference
 from scripts.experiments.page import wrapped
 
 POINTS = (
     """**A wrong teacher is what pacing is for.** Where the teacher is wrong at what the student cannot do (R2), the
-    sampler ends 48 steps {r2_final} ahead of uniform, and {r2_price} at equal price; on the second task, too
-    ({r2_sums}, averaged over the run). Leaving out the teacher's wrong responses does about as well under forward KL:
-    averaged over the run {r2_correct}, against the sampler's {r2_area}. Under reverse KL there is no such filter, and
-    the teacher's own pass rates do it ({r2_gate}).""",
+    sampler ends 48 steps {r2_final} ahead of uniform, at one learning rate for both. Uniform at the rate that does it
+    least harm is nearer: the sampler leads that one by {r2_rate}, on the calibration's five seeds. So is a uniform run
+    of 192 steps: after 48 the sampler is {r2_late} from it. Leaving out the teacher's wrong responses is worth most of
+    that under forward KL: it is {r2_correct} from the sampler averaged over the run, {r2_correct_final} at the end.
+    Under reverse KL there is no such filter, and gating by the teacher's own pass rates is {r2_gate} from the
+    sampler.""",
     """**With a right teacher it wins short runs and loses long ones.** Uniform training on hopeless prompts first
     destroys what the student could do: in R3 its accuracy falls from {r3_start} to {r3_dip} in three steps. Pacing has
     no such dip ({r3_area}, averaged over 48 steps), but never gets to what is out of reach either: after 320 steps
-    uniform has {r3_uniform}, the sampler {r3_sampler}. Uniform passes it after {crossing} steps (quartiles), whether
-    there are 512 prompts or 4,096. Estimating again does not help as long as p̂ = 0 weighs 0; the posterior, estimated
-    every 12 steps, ends {r3_again} from uniform.""",
+    uniform has {r3_uniform}, the sampler {r3_sampler}. Uniform passes it {crossing}. Estimating again does not help as
+    long as p̂ = 0 weighs 0 ({r3_again} from uniform after 320 steps); the posterior, estimated every 12 steps, ends
+    {r3_posterior} from it.""",
     """**Estimates cost more than they bring where all tokens cost the same and nothing is wrong**: at 1 : 1 : 3 the
-    sampler ends {r0_price} from uniform in R0 and {r3_price} in R3, and {below} where a run sees less than half of its
-    prompts. With a teacher that is eight times as dear, the skipped prompts pay for them ({r0_dear} and {r3_dear}).
-    Few samples will do: with K = 2 the sampler has {k2} in R3, with K = 8 {k8}.""",
-    """**Not every task shows it.** On the second task, with a right teacher, there is nothing to see
-    ({r3_sums} in R3).""",
+    sampler ends {r0_price} from uniform in R0 and {r3_price} in R3. Where a run sees less than half of its prompts
+    (R6), at the price of four times as many uniform steps it is {below}. With a teacher that is eight times as dear,
+    the skipped prompts pay for the estimates ({r0_dear} and {r3_dear}), but not in R6 ({below_dear}).
+    The sampler needs few samples: with K = 4 it is {k4} from K = 8 in R3, with K = 2 {k2}. The posterior needs more:
+    with K = 2 it is {posterior_k2} from K = 8.""",
+    """**The second task shows it with a wrong teacher only, and only while estimates are not counted.** There the
+    sampler is {sums_r2} from uniform at step 48 in R2, and {sums_r2_price} at 1 : 1 : 3; with a right teacher it is
+    {sums_r0} from uniform at step 48 in R0 and {sums_r3} in R3, and at 1 : 1 : 3 {sums_r0_price} and
+    {sums_r3_price}.""",
+    """**verl's own trainer has the sampler's signs, and less of their size, at equal steps**: {verl_r2} over the run in
+    R2, {verl_r3} in R3. **At equal tokens pacing loses there**: {verl_r2_tokens} and {verl_r3_tokens}.""",
+    """**The default**: where a teacher's token costs eight of the student's, the registered rule chooses {chosen};
+    where all tokens cost the same, {chosen_equal}.""",
+)
+IN_SHORT = (
+    """**The teacher is wrong at what the student cannot do**: pacing helps ({r2_final} accuracy after 48 steps), and so
+    does leaving out the teacher's mistakes.""",
+    """**The teacher is right, and the run is short**: pacing keeps what the student can do, which training on
+    hopeless problems first destroys ({r3_area} over 48 steps). At equal price it pays where the teacher's tokens are
+    dear ({r3_dear} at 1 : 8 : 3), and not where all tokens cost the same ({r3_price} at 1 : 1 : 3).""",
+    """**The teacher is right, and the run is long**: uniform weights win by far ({r3_uniform} against {r3_sampler}
+    after 320 steps), since problems that weigh 0 are never learned.""",
+    """**With verl's own trainer** (two of these regimes, 5 seeds) the sampler's signs agree at equal steps ({verl_r2}
+    and {verl_r3} over the run), and at equal tokens it loses to uniform ({verl_r2_tokens} and {verl_r3_tokens}).""",
 )
 
 
-def answer(runs: Runs) -> str:
+def answer(runs: Runs, in_verl: Sequence[Run]) -> str:
     """Bullets."""
-    figures = _figures(runs)
-    return "\n".join(wrapped(f"- {' '.join(point.format(**figures).split())}", "  ") for point in POINTS)
+    return _bullets(POINTS, runs, in_verl)
+
+
+def in_short(runs: Runs, in_verl: Sequence[Run]) -> str:
+    """Fewer of them, for the README."""
+    return _bullets(IN_SHORT, runs, in_verl)
+
+
+def _bullets(points: Sequence[str], runs: Runs, in_verl: Sequence[Run]) -> str:
+    figures = _figures(runs) | _figures_of_verl(in_verl)
+    return "\n".join(wrapped(f"- {' '.join(point.format(**figures).split())}", "  ") for point in points)
 
 
 def _figures(runs: Runs) -> dict[str, str]:
-    def area(regime: str, arm: str, part: str = "E1", **where: Any) -> str:
-        return shown(to_uniform(runs, part, regime, arm, lambda both: by_area(both, "step"), **where))
+    def gap(measure: Callable[..., Difference], one: dict[int, Run], other: dict[int, Run]) -> str:
+        return shown(measure(pairs(one, other)))
 
-    def final(regime: str, arm: str, axis: str = "step") -> str:
-        return shown(to_uniform(runs, "E1", regime, arm, lambda both: by_final(both, axis)))
+    def area(both: list[tuple[Run, Run]]) -> Difference:
+        return by_area(both, "step")
+
+    def final(regime: str, arm: str, axis: str = "step", part: str = "E1", **where: Any) -> str:
+        return priced(to_uniform(runs, part, regime, arm, lambda both: by_final(both, axis), **where))
 
     def at(part: str, arm: str, step: int, **where: Any) -> str:
-        found = pick(runs, part, R3, arm, **where).values()
-        return f"{np.mean([curves.value_at(*curves.curve(run, 'step'), step) for run in found]):.2f}"
+        return level([after(run, step) for run in pick(runs, part, R3, arm, **where).values()], 2)
 
-    def samples(k: int) -> str:
-        both = pairs(pick(runs, "E4", R3, "sampler", samples=k), pick(runs, "E1", R3, "uniform"))
-        return shown(by_area(both, "step"))
+    def samples(arm: str, few: int) -> str:
+        return gap(area, *(pick(runs, "E4", R3, arm, samples=k) for k in (few, 8)))
+
+    def sums(regime: str, axis: str = "step") -> str:
+        return final(regime, "sampler", axis, "E6", family="sums")
+
+    def again(arm: str) -> str:
+        return gap(by_final, pick(runs, "E3", R3, arm, refresh="every"), pick(runs, "E3", R3, "uniform", changes=long))
 
     long = f"prompts={BUDGETS[1][1]}"
-    again = pick(runs, "E3", R3, "posterior sampler", refresh="every")
+    sampler, correct = (pick(runs, "E1", R2, arm) for arm in ("sampler", "teacher correct"))
+    gate, reverse = (pick(runs, "E5", R2, arm, stages="reverse") for arm in ("teacher gate", "sampler"))
+    late = [(after(one, 48), after(other, 192)) for one, other in pairs(sampler, pick(runs, "E1", R2, "uniform"))]
+    chosen = {axis: defaults.chosen(defaults.ranked(runs, axis)) for axis in defaults.RATIOS}
+    said = {
+        axis: f"*{one.arm}*" if one else "none, for none is shown to do no harm in R0, R1 and R4"
+        for axis, one in chosen.items()
+    }
     return {
+        "chosen": said["price 1:8:3"],
+        "chosen_equal": said["price 1:1:3"],
         "r2_final": final(R2, "sampler"),
-        "r2_price": final(R2, "sampler", "price 1:1:3"),
-        "r2_sums": area(R2, "sampler", "E6", family="sums"),
-        "r2_correct": area(R2, "teacher correct"),
-        "r2_area": area(R2, "sampler"),
-        "r2_gate": area(R2, "teacher gate", "E5", stages="reverse"),
+        "r2_rate": beside_its_best(runs, R2),
+        "r2_late": shown(difference(*zip(*late, strict=True))),
+        "r2_correct": gap(area, correct, sampler),
+        "r2_correct_final": gap(by_final, correct, sampler),
+        "r2_gate": gap(area, gate, reverse),
         "r3_start": at("E1", "uniform", 0),
         "r3_dip": at("E1", "uniform", 3),
-        "r3_area": area(R3, "sampler"),
+        "r3_area": shown(to_uniform(runs, "E1", R3, "sampler", area)),
         "r3_uniform": at("E3", "uniform", 320, changes=long),
         "r3_sampler": at("E3", "sampler", 320, changes=long),
-        "crossing": _crossing(runs),
-        "r3_again": shown(by_final(pairs(again, pick(runs, "E3", R3, "uniform", changes=long)))),
+        "crossing": crossing(runs),
+        "r3_again": again("sampler"),
+        "r3_posterior": again("posterior sampler"),
         "r0_price": final(R0, "sampler", "price 1:1:3"),
         "r3_price": final(R3, "sampler", "price 1:1:3"),
         "below": final(BELOW, "sampler", "price 1:1:3"),
+        "below_dear": final(BELOW, "sampler", "price 1:8:3"),
         "r0_dear": final(R0, "sampler", "price 1:8:3"),
         "r3_dear": final(R3, "sampler", "price 1:8:3"),
-        "k2": samples(2),
-        "k8": samples(8),
-        "r3_sums": area(R3, "sampler", "E6", family="sums"),
+        "k4": samples("sampler", 4),
+        "k2": samples("sampler", 2),
+        "posterior_k2": samples("posterior sampler", 2),
+        "sums_r2": sums(R2),
+        "sums_r2_price": sums(R2, "price 1:1:3"),
+        "sums_r0": sums(R0),
+        "sums_r3": sums(R3),
+        "sums_r0_price": sums(R0, "price 1:1:3"),
+        "sums_r3_price": sums(R3, "price 1:1:3"),
     }
 
 
-def _crossing(runs: Runs) -> str:
-    """Quartiles of the last step at which the sampler is not behind uniform, over all long runs of R3."""
-    found = []
+def _figures_of_verl(in_verl: Sequence[Run]) -> dict[str, str]:
+    found = {"verl_r2": "", "verl_r3": "", "verl_r2_tokens": "", "verl_r3_tokens": ""}
+    for regime, arm, both in verl_pairs(in_verl):
+        if arm == "sampler":
+            name = f"verl_{regime[:2].lower()}"
+            found |= {name: shown(by_area(both, "step")), f"{name}_tokens": shown(at_equal_tokens(both))}
+    return found
+
+
+def crossing(runs: Runs) -> str:
+    """Between which two measurements uniform passes the sampler for good, over all long runs of R3."""
+    found: dict[tuple[int, int], int] = {}
+    total = 0
     for _, prompts in BUDGETS[1:]:
         changes = f"prompts={prompts}"
-        both = pairs(pick(runs, "E3", R3, "sampler", changes=changes), pick(runs, "E3", R3, "uniform", changes=changes))
-        for one, other in both:
-            steps = np.arange(1, one["step"][-1] + 1)
-            ahead = np.interp(steps, one["step"], one["accuracy"]) >= np.interp(steps, other["step"], other["accuracy"])
-            found.append(int(steps[ahead].max(initial=0)))
-    low, high = np.quantile(found, [0.25, 0.75])
-    return f"{low:.0f} to {high:.0f}"
+        for one, other in pairs(*(pick(runs, "E3", R3, arm, changes=changes) for arm in ("sampler", "uniform"))):
+            steps = [step for step in one["step"] if step in other["step"]]
+            ahead = max(step for step in steps if after(one, step) >= after(other, step))
+            later = [step for step in steps if step > ahead]
+            place = (ahead, later[0]) if later else (ahead, 0)
+            found[place] = found.get(place, 0) + 1
+            total += 1
+    said = [
+        f"between steps {low} and {high} in {n}" if high else f"not within {low} steps in {n}"
+        for (low, high), n in sorted(found.items())
+    ]
+    return f"{', '.join(said)} of {total} runs, of 512 to 4,096 prompts, which are measured at these steps"

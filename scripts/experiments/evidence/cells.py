@@ -18,7 +18,7 @@ SHORT = ("uniform", "weights", "sampler", "posterior sampler", "teacher correct"
 DRAWN = ("sampler, when drawn", "posterior sampler, when drawn")
 GATED = ("teacher gate", "teacher gate, sampler")
 ZEROS = ("weights, zeros drawn",)
-"""What the rule chose by E1, looked at in the paper's two stages, too."""
+"""Of the arms whose steps differ in price, looked at in the paper's two stages and with verl, too."""
 LONG = ("uniform", "sampler", "posterior sampler")
 """Of the long runs, whose teacher is right, so that a filter on its correctness changes nothing."""
 SWEPT = (*LONG, "teacher correct")
@@ -154,6 +154,9 @@ def budgets() -> Iterator[Cell]:
 
 def estimates() -> Iterator[Cell]:
     """E4: samples a prompt; old ones, new ones, those of training."""
+    yield from _grid(
+        "E4", MAIN, ("uniform",), SEEDS[:10]
+    )  # E1's students are others, where another processor made them
     for samples in (1, 2, 4, 8, 16, 32):
         for arm in ("sampler", "posterior sampler", "posterior sampler, when drawn"):
             if (samples, arm) == (1, "sampler"):

@@ -59,14 +59,36 @@ def area(x: FloatArray, y: FloatArray, low: float, high: float) -> float:
     return float(np.trapezoid(np.interp(np.exp(grid), x, y), grid) / (grid[-1] - grid[0]))
 
 
-def areas(first: Mapping[str, Any], second: Mapping[str, Any], axis: str) -> tuple[float, float]:
+def areas(
+    first: Mapping[str, Any], second: Mapping[str, Any], axis: str, until: float = float("inf")
+) -> tuple[float, float]:
     """Both runs' mean accuracy over the log costs that both have reached, from the first point of the second one on.
 
     ``second`` is the baseline: what it costs up to its first point is the smallest cost, whatever the other has paid.
+    NaN where the costs in common do not pay for what one of the two had spent when it was first measured.
+
+    Args:
+        first, second: Runs.
+        axis: Of the costs.
+        until: The largest cost that counts.
     """
     one, other = curve(first, axis), curve(second, axis)
-    low, high = other[0][other[0] > 0][0], min(one[0][-1], other[0][-1])
+    low, high = other[0][other[0] > 0][0], min(one[0][-1], other[0][-1], until)
+    if not (affordable(first, axis, high) and affordable(second, axis, high)):
+        return float("nan"), float("nan")
     return area(*one, low, high), area(*other, low, high)
+
+
+def affordable(run: Mapping[str, Any], axis: str, at: float) -> bool:
+    """Whether a cost pays for a run up to its first measurement after the start: below that nothing of it is known, and
+    its curve says what the untrained student can."""
+    measured = cost(run, axis)[np.asarray(run["step"]) > 0]
+    return bool(measured[0] <= at * (1 + 1e-9))
+
+
+def paid_at(run: Mapping[str, Any], axis: str, step: float) -> float:
+    """What a run had spent after a step."""
+    return float(np.interp(step, run["step"], cost(run, axis)))
 
 
 def cost_of(x: FloatArray, y: FloatArray, target: float) -> float:
@@ -82,6 +104,9 @@ def cost_of(x: FloatArray, y: FloatArray, target: float) -> float:
 
 
 def at_equal(run: Mapping[str, Any], new: float, of: str = "second") -> float:
-    """Another value of the run where its accuracy first reaches ``new``: the second skill at equal new accuracy."""
+    """Another value of the run where its accuracy first reaches ``new``: the second skill at equal new accuracy.
+
+    NaN where it never does, and where it does before the first step: what a run begins with it has not learned.
+    """
     step = cost_of(*curve(run, "step"), new)
-    return value_at(*curve(run, "step", of), step) if np.isfinite(step) else float("nan")
+    return value_at(*curve(run, "step", of), step) if 0 < step < np.inf else float("nan")

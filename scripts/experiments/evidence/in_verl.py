@@ -74,11 +74,25 @@ def make(folder: Path, regime: str, seed: int) -> None:
 
 def one(folder: Path, regime: str, seed: int, arm: str) -> dict[str, Any]:
     """A run to its end, and its row."""
-    here = place(folder, regime, seed)
-    args = argparse.Namespace(recipe="two_stage", preset="full", seed=seed, steps=STEPS, keep_going=True)
+    found = launched(place(folder, regime, seed), arm, preset="full", seed=seed, steps=STEPS)
+    return found | {"regime": regime, "seed": seed, "arm": arm}
+
+
+def smoke(folder: Path) -> dict[str, Any]:
+    """The row of one short run of the quickstart's smallest models: that the machinery works."""
+    preset = tiny_models.PRESETS["two_stage", "test"]
+    # On a busy machine its seconds are over before there is a problem that the student solves now and then.
+    preset = replace(preset, student=replace(preset.student, seconds=300))
+    tiny_models.build(folder / "models", preset, 0, fresh=False)
+    return launched(folder, "sampler", preset="test", seed=0, steps=4)
+
+
+def launched(here: Path, arm: str, **settings: Any) -> dict[str, Any]:
+    """What an arm's run says of itself, with the models beside it."""
+    args = argparse.Namespace(recipe="two_stage", keep_going=True, **settings)
     out = here / re.sub(r"\W+", "-", arm)  # Hydra reads commas
     quickstart.launch(overrides(ARMS[arm]), out, here / "models", args)
-    return row(Run.read(out / "checkpoints")) | {"regime": regime, "seed": seed, "arm": arm}
+    return row(Run.read(out / "checkpoints"))
 
 
 def row(run: Run) -> dict[str, Any]:

@@ -61,6 +61,9 @@ def _heat(axes: Axes, found: list[list[Difference]]) -> None:
     axes.imshow(means, cmap="RdBu", vmin=-WIDEST, vmax=WIDEST, aspect="auto")
     for i, row in enumerate(found):
         for j, one in enumerate(row):
+            if one.left_out:
+                axes.text(j, i, "not\naffordable", ha="center", va="center", size=6)
+                continue
             white = abs(one.mean) > 0.6 * WIDEST
             axes.text(j, i, f"{one.mean:+.2f}", ha="center", va="center", size=8, color="white" if white else "black")
             if one.t_interval[0] > 0 or one.t_interval[1] < 0:

@@ -37,12 +37,19 @@ def restore(known: Sequence[rows.Row], folder: Path) -> None:
     rows.restore(known, fingerprint(), lambda row: place(row, folder))
 
 
-def keep(folder: Path, tables: Path) -> None:
-    """Write the folder's rows to a table a part of the programme."""
-    found = rows.read(folder / "rows")
+def keep(folder: Path, tables: Path, cells: Sequence[Cell]) -> None:
+    """Write the folder's rows of these cells to a table a part of the programme."""
+    wanted = {key(cell.columns()) for cell in cells}
+    found = [row for row in rows.read(folder / "rows") if key(row) in wanted]
     tables.mkdir(parents=True, exist_ok=True)
     for part in sorted({row["experiment"] for row in found}):
         rows.write_table([row for row in found if row["experiment"] == part], tables / f"{part}.parquet")
+
+
+def compared(known: Sequence[rows.Row], cells: Sequence[Cell]) -> tuple[int, int]:
+    """How many cells have no row, and how many rows are none of the cells' or twice there."""
+    wanted, there = {key(cell.columns()) for cell in cells}, [key(row) for row in known]
+    return len(wanted - set(there)), len(there) - len(wanted & set(there))
 
 
 def run(cells: Sequence[Cell], folder: Path, processes: int) -> Iterator[int]:

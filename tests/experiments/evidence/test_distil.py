@@ -18,7 +18,7 @@ from scripts.experiments.evidence.cells import EXPERIMENTS, SEEDS, by_world, pro
 from scripts.experiments.evidence.distil import STAGES, Distillation
 from scripts.experiments.evidence.model import Model, pretrain, sample
 from scripts.experiments.evidence.problems import draw_lengths, make, mask, right
-from scripts.experiments.evidence.runner import fingerprint, keep, key, one, restore, todo
+from scripts.experiments.evidence.runner import compared, fingerprint, keep, key, one, restore, todo
 from scripts.experiments.evidence.world import Models, World
 
 
@@ -154,12 +154,17 @@ def test_what_has_a_row_is_not_run_again_and_tables_give_rows_back(world: World,
     assert todo(cells, tmp_path / "first") == cells[2:]
     row = json.loads((tmp_path / "first" / "rows" / f"{key(cells[0].columns())}.json").read_text())
     assert (row["arm"], row["seed"], row["code"]) == (cells[0].arm, cells[0].seed, fingerprint())
-    keep(tmp_path / "first", tmp_path / "tables")
+    keep(tmp_path / "first", tmp_path / "tables", cells)
     rows = [row for file in (tmp_path / "tables").glob("*.parquet") for row in pl.read_parquet(file).to_dicts()]
     restore(rows, tmp_path / "second")
     assert todo(cells, tmp_path / "second") == cells[2:]
     restore([row | {"code": "another"} for row in rows], tmp_path / "third")
     assert todo(cells, tmp_path / "third") == cells
-    keep(tmp_path / "second", tmp_path / "again")
+    keep(tmp_path / "second", tmp_path / "again", cells)
     for file in (tmp_path / "tables").iterdir():
         assert pl.read_parquet(file).equals(pl.read_parquet(tmp_path / "again" / file.name))
+    assert compared(rows, cells) == (2, 0)
+    assert compared([*rows, rows[0]], cells[1:]) == (2, 2), "one that is not asked for, and it is there twice"
+    keep(tmp_path / "first", tmp_path / "fewer", cells[:1])
+    kept = [row for file in (tmp_path / "fewer").glob("*.parquet") for row in pl.read_parquet(file).to_dicts()]
+    assert compared(kept, cells[:1]) == (0, 0)
