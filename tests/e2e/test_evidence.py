@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import signal
@@ -58,6 +59,20 @@ def test_what_is_killed_goes_on_as_if_it_had_not_been(ran: Path, tmp_path: Path)
     (tmp_path / "models").symlink_to(ran / "models")
     assert start(tmp_path).wait(timeout=300) == 0
     assert json.dumps(rows(tmp_path), sort_keys=True) == json.dumps(found, sort_keys=True)
+
+
+def test_verls_own_trainer_makes_a_row_of_a_run(tmp_path: Path) -> None:
+    """The arm's estimates are in it, as tokens of a kind of their own."""
+    command = [sys.executable, "-m", "scripts.experiments.evidence", "verl", "--smoke", "--folder", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    row = ast.literal_eval(done.stdout[done.stdout.rindex("{") :])
+    assert row["step"][0] == 0
+    assert row["step"][-1] == 4
+    assert row["tokens"] == sorted(row["tokens"])
+    assert row["tokens"][0] < row["tokens"][-1]
+    assert all(0 <= accuracy <= 1 for accuracy in row["accuracy"])
+    assert row["paced/tokens/estimate/generated"] > 0
 
 
 @pytest.mark.parametrize(
