@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import _thread
 import os
+import signal
 import sys
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 import ray
@@ -58,6 +59,9 @@ class EngineWatch:
         servers: Those that serve HTTP: host:port by the same names.
         prompt: Names of those whose event loop never works for long, so that Ray's question is enough.
 
+    What interrupts is Python's own SIGINT. A process that a shell script has started in the background ignores it, and
+    so do its children: in the block it is heard, but only where the watch has a cause. The block is the main thread's.
+
     Attributes:
         cause: What died and why, or ``None``. The interrupted main thread reads it to say so.
     """
@@ -72,18 +76,30 @@ class EngineWatch:
         self._thread = threading.Thread(target=self._watch, name="paced-engine-watch", daemon=True)
 
     def __enter__(self) -> EngineWatch:
+        self._deaf = signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, signal.SIG_DFL)
+        if self._deaf:
+            self._before = signal.signal(signal.SIGINT, self._hear)
         try:
             self._thread.start()
-        except BaseException:  # interrupted before the block begins: no __exit__ says that the main thread has answered
-            self._done.set()
+        except BaseException:  # interrupted before the block begins: there is no __exit__ then
+            self._leave()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
         with self._leaving:  # whoever is interrupted is still in the block
             self._done.set()
+        if self._deaf:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if self.cause is not None:
+            raise KeyboardInterrupt
 
     def find_dead(self) -> str | None:
         """What died and why: already seen, or found by asking everybody now."""

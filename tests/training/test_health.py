@@ -91,6 +91,24 @@ def test_a_dead_worker_is_named() -> None:
     assert (EngineWatch({"Worker 1": dead}).find_dead() or "").startswith("Worker 1 died: ")
 
 
+def test_a_process_that_ignores_interrupts_is_interrupted_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that a shell script has started with ``&``. Other interrupts it ignores as before, in the block and after."""
+    monkeypatch.setattr(health, "GRACE_SECONDS", 10 * LONG)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        alive, dead = Worker.remote(), Worker.remote()
+        ray.get(alive.process.remote())
+        with EngineWatch({"Worker 0": alive}):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+        os.kill(ray.get(dead.process.remote()), signal.SIGKILL)
+        cause = interrupted_by(EngineWatch({"Worker 1": dead}), LONG)
+        assert (cause or "").startswith("Worker 1 died: ")
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_whoever_is_interrupted_before_the_block_begins_is_not_killed_afterwards() -> None:
     dead = Worker.remote()
     os.kill(ray.get(dead.process.remote()), signal.SIGKILL)
