@@ -92,7 +92,7 @@ def test_a_dead_worker_is_named() -> None:
 
 
 def test_a_process_that_ignores_interrupts_is_interrupted_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As one that a shell script has started with ``&``. Other interrupts it ignores as before, in the block and after."""
+    """As one that a shell script has started with ``&``. Other interrupts it ignores as before, also in the block."""
     monkeypatch.setattr(health, "GRACE_SECONDS", 10 * LONG)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
