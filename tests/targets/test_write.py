@@ -191,10 +191,13 @@ def test_a_file_says_whose_it_is(folder: Path, file: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("how", ["Ctrl-C", "refused", "SIGKILL"])
 def test_an_interrupted_command_asks_for_the_rest(
-    folder: Path, file: Path, how: str, monkeypatch: pytest.MonkeyPatch
+    folder: Path, file: Path, how: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     """What was answered is not asked again; at most what was in flight is. After SIGKILL, what was saved meanwhile."""
     first, interrupted = TargetStore(), False
+    # A shell script has what it starts in the background ignore SIGINT: these tests, too.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
 
     def respond(question: str, attempt: int) -> Any:
         if len(server.requests) <= 7 or interrupted:
