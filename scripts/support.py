@@ -84,7 +84,7 @@ def alternatives(model: type[BaseModel], prefix: str = "") -> dict[str, set[str]
     """Every setting that is one of a few values, by its dotted name."""
     found: dict[str, set[str]] = {}
     for name, field in model.model_fields.items():
-        nested = [part for part in (field.annotation, *get_args(field.annotation)) if _is_block(part)]
+        nested = _blocks(field.annotation)
         if nested:
             found |= alternatives(nested[0], f"{prefix}{name}.")
         elif values := [value for part in (field.annotation, *get_args(field.annotation)) for value in _literals(part)]:
@@ -92,8 +92,11 @@ def alternatives(model: type[BaseModel], prefix: str = "") -> dict[str, set[str]
     return found
 
 
-def _is_block(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+def _blocks(annotation: Any) -> list[type[BaseModel]]:
+    """The blocks that a setting may be."""
+    return [
+        part for part in (annotation, *get_args(annotation)) if isinstance(part, type) and issubclass(part, BaseModel)
+    ]
 
 
 def _literals(annotation: Any) -> tuple[Any, ...]:
@@ -106,8 +109,7 @@ def values_of(overrides: list[str], group: str) -> dict[str, list[str]]:
     prefix, block = ("", config.paced) if "paced" in config else ("algorithm.paced.", config.algorithm.paced)
     block = OmegaConf.to_container(block, resolve=True)
     if not prefix:
-        # Blocks that are null in the file and set by an override, such as capability, have defaults, too.
-        block = PacedConfig.parse(block).model_dump(mode="json") | {"schedule": block["schedule"]}
+        block = filled(block, PacedConfig)
     values = {
         f"{prefix}{name}": [shown(name, value)]
         for name, value in flat(block)
@@ -124,6 +126,21 @@ def values_of(overrides: list[str], group: str) -> dict[str, list[str]]:
     for key in VERL_KEYS:
         values[key] = [str(OmegaConf.select(config, key))]
     return values
+
+
+def filled(block: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    """With the defaults of blocks that are null in the file and that an override sets, such as capability.
+
+    They are not checked: a launch may have named files that are gone.
+    """
+    found = {name: field.get_default() for name, field in model.model_fields.items()} | block
+    for name, value in found.items():
+        nested = _blocks(model.model_fields[name].annotation) if name in model.model_fields else []
+        if isinstance(value, BaseModel):
+            found[name] = value.model_dump(mode="json")
+        elif nested and isinstance(value, dict) and name != "context":
+            found[name] = filled(value, nested[0])
+    return found
 
 
 def flat(block: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
