@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from paced_verl.capability.optimum import Aim, best_mix
+from paced_verl.capability.optimum import Aim, best_mix, gained, left_out
 from paced_verl.capability.reward import reward
 from paced_verl.capability.simplex import project
 from paced_verl.errors import PacedError
@@ -186,10 +186,8 @@ def hindsight(
 
     def worth(spent: FloatArray) -> FloatArray:
         """Of one decision after the other, under each draw: (draws,)."""
-        rest = np.ones((len(drawn), len(room)))
-        for decision in spent:
-            rest *= np.maximum(1 - drawn @ np.sqrt(decision), 0)
-        return reward(aim.r, np.maximum(room * (1 - rest), room - 1), aim.beta, aim.protected)
+        left = np.prod([left_out(drawn, decision) for decision in spent], axis=0)
+        return reward(aim.r, gained(room, left), aim.beta, aim.protected)
 
     made, kept = worth(tokens), worth(sizes[:, None] * best)
     return Hindsight(best, _interval(kept - worth(sizes[:, None] * static)), _interval(kept - made))

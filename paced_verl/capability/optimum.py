@@ -65,8 +65,17 @@ def gain(transfer: FloatArray, room: FloatArray, mix: FloatArray, horizon: float
     Returns:
         (…, C). No score falls below 0, or rises above 1.
     """
-    rest = np.maximum(1 - transfer @ np.sqrt(mix), 0)
-    return np.asarray(np.maximum(room * (1 - rest**horizon), room - 1))
+    return gained(room, left_out(transfer, mix) ** horizon)
+
+
+def left_out(transfer: FloatArray, mix: FloatArray) -> FloatArray:
+    """The share of what is left to learn that a decision leaves, (…, C); those of several multiply."""
+    return np.asarray(np.maximum(1 - transfer @ np.sqrt(mix), 0))
+
+
+def gained(room: FloatArray, left: FloatArray) -> FloatArray:
+    """What is added to the scores where of h (C,) a share (…, C) is left."""
+    return np.asarray(np.maximum(room * (1 - left), room - 1))
 
 
 def best_mix(transfer: FloatArray, room: FloatArray, aim: Aim) -> FloatArray:

@@ -90,7 +90,7 @@ class Plan:
 
     def rows(self, stage: Stage) -> int:
         """Rows a step of a stage."""
-        return self.batch * (self.n if stage.responses == "student" else 1)
+        return self.batch * stage.responses_per_prompt(self.n)
 
     def refreshes(self) -> list[int]:
         """The steps before which all pass rates are estimated."""

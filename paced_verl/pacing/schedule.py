@@ -41,6 +41,10 @@ class Stage:
     parameters: dict[str, Any] = field(default_factory=dict)
     coef: tuple[float, float] = (1.0, 1.0)
 
+    def responses_per_prompt(self, n: int) -> int:
+        """Responses that train: ``n`` of the student's own to a prompt, one of a teacher's."""
+        return n if self.responses == "student" else 1
+
     def mix(self, step: int) -> float:
         """Share λ of ``towards`` at a step: 0 at the first step, 1 from the end of ``over`` on; 0 without it."""
         return min(1.0, self._progress(step) / self.over) if self.towards else 0.0
@@ -118,10 +122,9 @@ class Schedule:
 
         Args:
             batch: Prompts a step.
-            n: Rows a prompt where the student responds; of a teacher's responses there is one.
+            n: Responses of the student to a prompt.
         """
-        per_prompt = [n if self.at(step).responses == "student" else 1 for step in range(1, self.stages[-1].last + 1)]
-        return [batch * responses for responses in per_prompt]
+        return [batch * self.at(step).responses_per_prompt(n) for step in range(1, self.stages[-1].last + 1)]
 
     def starts(self) -> tuple[int, ...]:
         """First step of every stage."""

@@ -135,7 +135,7 @@ class PacedState:
 
     def responses_per_prompt(self, stage: Stage) -> int:
         """How many responses a prompt gets in a stage."""
-        return self.student_n if stage.responses == "student" else 1
+        return stage.responses_per_prompt(self.student_n)
 
     def tell(self, prompts: IntArray, step: int) -> dict[str, list[Any]]:
         """What the rows of these prompts are told (:mod:`paced_verl.fields`), one entry a prompt.
