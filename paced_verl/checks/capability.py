@@ -108,8 +108,7 @@ def probe_responses(settings: CapabilityConfig, capabilities: int, steps: int) -
     """Responses to probes in a whole run: before each decision and once more after it; 0 without probes."""
     if settings.probe is None:
         return 0
-    decisions = -(-steps // settings.every_steps)
-    return capabilities * settings.probe.prompts * settings.probe.responses(decisions + 1)
+    return capabilities * settings.probe.prompts * settings.probe.responses(settings.decisions(steps) + 1)
 
 
 def check_probes(settings: CapabilityConfig, capabilities: int, rows: Sequence[int]) -> None:
@@ -125,7 +124,7 @@ def check_probes(settings: CapabilityConfig, capabilities: int, rows: Sequence[i
     """
     asked, trained = probe_responses(settings, capabilities, len(rows)), sum(rows)
     if settings.probe is not None and asked > MOST_PROBES * trained:
-        decisions = -(-len(rows) // settings.every_steps)
+        decisions = settings.decisions(len(rows))
         raise ConfigError(
             f"paced.capability.probe: {capabilities} capabilities × {settings.probe.prompts} prompts × "
             f"{settings.probe.in_words}, before {decisions} decision(s) and after the last, are {asked:,} responses, "

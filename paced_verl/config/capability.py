@@ -104,6 +104,10 @@ class CapabilityConfig(Block):
     warmup: Annotated[Whole, Field(ge=0, le=10_000)] = 5
     """``read``, ``greedy``: decisions by chance before they know anything."""
 
+    def decisions(self, steps: int) -> int:
+        """Decisions of a run of so many steps."""
+        return -(-steps // self.every_steps)
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         for key in ("requirement", "mix"):

@@ -154,7 +154,7 @@ class Plan:
         shared = self.paced.capability
         if shared is None:
             return []
-        decisions = None if self.schedule is None else -(-self.schedule.stages[-1].last // shared.every_steps)
+        decisions = None if self.schedule is None else shared.decisions(self.schedule.stages[-1].last)
         often = "" if decisions is None else f", {decisions} decision(s) in the run"
         lines = [f"capabilities: by {shared.column}, {shared.policy} decides every {shared.every_steps} steps{often}"]
         if shared.probe is None:

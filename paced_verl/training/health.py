@@ -19,6 +19,7 @@ import ray
 POLL_SECONDS = 5.0
 GRACE_SECONDS = 20.0
 PING_SECONDS = 10.0
+DEAF = (signal.SIG_IGN, signal.SIG_DFL)  # a process that does this with SIGINT cannot be interrupted
 MISSES = 20  # an event loop that answers nobody for minutes does not generate either
 
 _HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # servers are not behind the proxy
@@ -76,9 +77,9 @@ class EngineWatch:
         self._thread = threading.Thread(target=self._watch, name="paced-engine-watch", daemon=True)
 
     def __enter__(self) -> EngineWatch:
-        self._deaf = signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, signal.SIG_DFL)
-        if self._deaf:
-            self._before = signal.signal(signal.SIGINT, self._hear)
+        self._before = signal.getsignal(signal.SIGINT)
+        if self._before in DEAF:
+            signal.signal(signal.SIGINT, self._hear)
         try:
             self._thread.start()
         except BaseException:  # interrupted before the block begins: there is no __exit__ then
@@ -94,7 +95,7 @@ class EngineWatch:
     def _leave(self) -> None:
         with self._leaving:  # whoever is interrupted is still in the block
             self._done.set()
-        if self._deaf:
+        if self._before in DEAF:
             signal.signal(signal.SIGINT, self._before)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
