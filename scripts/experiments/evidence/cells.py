@@ -24,11 +24,20 @@ LONG = ("uniform", "sampler", "posterior sampler")
 SWEPT = (*LONG, "teacher correct")
 MAP = tuple(REGIMES)
 BELOW = "R6 below an epoch"
+SECOND = tuple(name for name in REGIMES if name.startswith("R7"))
 RATES = (1e-4, 3e-4, 3e-3)
 """Learning rates beside the programme's, which was chosen on the calibration's seeds as uniform's best."""
 HOPELESS, RIGHT = (0.2, 0.4, 0.6, 0.8), (0.0, 0.25, 0.5, 0.75, 1.0)
 Changes = tuple[tuple[str, float], ...]
 MAIN = ("R0 balanced", "R2 hopeless, wrong teacher", "R3 hopeless, right teacher")
+LONGEST = ("R3 hopeless, right teacher", BELOW)
+"""512 prompts and 4,096, of the same classes: 640 steps are forty passes over the first, and five over the others."""
+RULED = (*MAIN, "R1 mastered", "R4 wrong labels", "R5 holes")
+"""The regimes by which the rule for defaults decides."""
+FEWER = tuple((arm, samples) for arm in ("weights", "sampler", "sampler, when drawn") for samples in (2, 4))
+"""Arms that the rule may choose with fewer samples than eight."""
+DECAYS = (0.0, 0.5, 1.0)
+"""Of old counts, beside the default of 0.8."""
 BUDGETS = (
     ("R0 balanced", 512),
     ("R3 hopeless, right teacher", 512),
@@ -43,11 +52,12 @@ class Cell:
     """A run.
 
     Attributes:
-        experiment: E0 to E6.
+        experiment: E0 to E7.
         regime: Its name in ``REGIMES``.
         arm: Its name in ``ARMS``.
         changes: What differs from the regime.
         samples: K; ``None``: the arm's own.
+        refresh, decay: Of pass rates, ``None`` likewise.
     """
 
     experiment: str
@@ -61,6 +71,7 @@ class Cell:
     samples: int | None = None
     refresh: str | None = None
     rate: float = 1e-3
+    decay: float | None = None
 
     @property
     def length(self) -> int:
@@ -88,6 +99,8 @@ class Cell:
             rates = rates | {"samples": self.samples}
         if self.refresh is not None:
             rates = rates | {"refresh": self.refresh} | ({"every_steps": 12} if self.refresh == "every" else {})
+        if self.decay is not None:
+            rates = rates | {"decay": self.decay}
         return dataclasses.replace(arm, block=arm.block | {"pass_rate": rates})
 
     def points(self) -> list[int]:
@@ -150,6 +163,7 @@ def budgets() -> Iterator[Cell]:
     yield from _grid(
         "E3", ("R3 hopeless, right teacher",), ("sampler", "posterior sampler"), SEEDS[:10], steps=320, refresh="every"
     )
+    yield from _grid("E3", LONGEST, SHORT, SEEDS[:10], steps=640)
 
 
 def estimates() -> Iterator[Cell]:
@@ -170,14 +184,26 @@ def orders() -> Iterator[Cell]:
     """E5: reverse KL, two stages, and these the other way round."""
     for stages in ("reverse", "two stages", "two stages, reversed"):
         yield from _grid("E5", MAIN, SHORT, SEEDS, stages=stages)
+        yield from _grid("E5", SECOND, SHORT, SEEDS[:10], stages=stages)
     yield from _grid("E5", MAIN, GATED, SEEDS, stages="reverse")
     yield from _grid("E5", MAIN, ZEROS, SEEDS, stages="two stages")
 
 
 def families() -> Iterator[Cell]:
     """E6: another task."""
-    regimes = [name for name in REGIMES if name.startswith(("R0", "R2", "R3", "R7"))]
-    yield from _grid("E6", regimes, SHORT, SEEDS[:10], family="sums")
+    yield from _grid("E6", (*MAIN, *SECOND), SHORT, SEEDS[:10], family="sums")
+
+
+def candidates() -> Iterator[Cell]:
+    """E7: what the rule may choose beside E1's arms, which have eight samples, all taken first; and how fast to forget
+    what free estimates have counted."""
+    yield from _grid("E7", RULED, ("uniform",), SEEDS)
+    for arm, samples in FEWER:
+        yield from _grid("E7", RULED, (arm,), SEEDS, samples=samples)
+    yield from _grid("E7", RULED, ("weights",), SEEDS, refresh="every")
+    yield from _grid("E7", MAIN, ("uniform", "free estimates"), SEEDS[:10], stages="reverse")
+    for decay in DECAYS:
+        yield from _grid("E7", MAIN, ("free estimates",), SEEDS[:10], stages="reverse", decay=decay)
 
 
 EXPERIMENTS = {
@@ -188,6 +214,7 @@ EXPERIMENTS = {
     "E4": estimates,
     "E5": orders,
     "E6": families,
+    "E7": candidates,
 }
 
 
