@@ -24,8 +24,8 @@ from scripts.experiments.capability.contrasts import (
 from scripts.experiments.capability.predictions import PREDICTIONS, of
 from scripts.experiments.capability.problems import NAMES, REQUIREMENT
 from scripts.experiments.capability.programme import BY_PROBES, CALIBRATION, MIXES, POLICIES
-from scripts.experiments.evidence.page import shown
 from scripts.experiments.evidence.predictions import outcome
+from scripts.experiments.evidence.shown import shown
 from scripts.experiments.page import lines, wrapped
 
 Row = dict[str, Any]

@@ -8,17 +8,10 @@ from typing import Any
 from scripts.experiments.evidence import defaults
 from scripts.experiments.evidence.cells import BELOW, BUDGETS
 from scripts.experiments.evidence.contrasts import Run, Runs, by_area, by_final, pairs, pick
-from scripts.experiments.evidence.page import (
-    after,
-    at_equal_tokens,
-    beside_its_best,
-    level,
-    priced,
-    shown,
-    to_uniform,
-    verl_pairs,
-)
+from scripts.experiments.evidence.of_verl import at_equal_tokens, verl_pairs
+from scripts.experiments.evidence.page import beside_its_best
 from scripts.experiments.evidence.predictions import R0, R2, R3
+from scripts.experiments.evidence.shown import after, level, priced, shown, to_uniform
 from scripts.experiments.evidence.stats import Difference, difference
 from scripts.experiments.page import wrapped
 

@@ -11,7 +11,8 @@ from typing import Any
 from scripts.experiments.evidence.arms import ARMS, Arm
 from scripts.experiments.evidence.regimes import REGIMES, Regime
 
-STEPS = 48
+STEPS, LAST = 48, 1280
+"""Of a run where nothing else is said, and of the longest."""
 CALIBRATION, SEEDS = range(5), range(100, 120)
 """Regimes are looked at on the first ones; what is reported is of the others, which nothing was chosen on."""
 SHORT = ("uniform", "weights", "sampler", "posterior sampler", "teacher correct")
@@ -81,7 +82,7 @@ class Cell:
         """
         arm = self.treatment()
         ends = arm.estimates or arm.another_seed or arm.smaller_batch or self.stages.startswith("two stages")
-        return self.steps if ends else 4 * self.steps
+        return self.steps if ends else min(4 * self.steps, LAST)
 
     @property
     def where(self) -> tuple[Any, ...]:

@@ -22,6 +22,7 @@ PLAIN: dict[str, Any] = {
     "samples": None,
     "refresh": None,
     "rate": 1e-3,
+    "decay": None,
 }
 """What a run is where nothing else is said."""
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from scripts.experiments.evidence.arms import ARMS
+from scripts.experiments.evidence.cells import FEWER
 from scripts.experiments.evidence.contrasts import Runs, by_budget, pairs, pick
 from scripts.experiments.evidence.predictions import R0, R1, R2, R3, R4, R5
 from scripts.experiments.evidence.stats import Difference, difference, non_inferior
@@ -23,6 +25,12 @@ DECIDES = "price 1:8:3"
 NOT_TO_BE_HAD = ("uniform", "uniform again", "uniform, smaller batch", "placebo", "oracle", "free estimates")
 SIMPLEST = ("weights", "root", "(1, 2)", "(2, 1)", "hard filter")
 """Where the best cannot be told apart, the first of these: the paper's own weights, then other kernels."""
+CANDIDATES = (
+    *((arm, "E1", {}) for arm in ARMS if arm not in NOT_TO_BE_HAD),
+    *((arm, "E7", {"samples": samples}) for arm, samples in FEWER),
+    ("weights", "E7", {"refresh": "every"}),
+)
+"""An arm, the part of the programme that has it, and what differs. Each is paired with that part's own uniform runs."""
 
 
 @dataclass(frozen=True)
@@ -54,20 +62,29 @@ class Candidate:
 def ranked(runs: Runs, axis: str = DECIDES) -> list[Candidate]:
     """Those that do no harm first, then by their mean gain."""
 
-    def gap(arm: str, regime: str) -> Difference:
-        return by_budget(pairs(pick(runs, "E1", regime, arm), pick(runs, "E1", regime, "uniform")), axis)
+    def candidate(arm: str, part: str, where: dict[str, Any]) -> Candidate:
+        gaps = {
+            regime: by_budget(pairs(pick(runs, part, regime, arm, **where), pick(runs, part, regime, "uniform")), axis)
+            for regime in NOTHING_TO_GAIN + TO_GAIN
+        }
+        return Candidate(_named(arm, where), *({r: gaps[r] for r in group} for group in (NOTHING_TO_GAIN, TO_GAIN)))
 
-    found = [
-        Candidate(arm, {r: gap(arm, r) for r in NOTHING_TO_GAIN}, {r: gap(arm, r) for r in TO_GAIN})
-        for arm in ARMS
-        if arm not in NOT_TO_BE_HAD
-    ]
+    found = [candidate(*one) for one in CANDIDATES]
     return sorted(found, key=lambda one: (not one.harmless, -np.nan_to_num(one.mean.mean, nan=-1.0)))
 
 
+def _named(arm: str, where: dict[str, Any]) -> str:
+    if "samples" in where:
+        return f"{arm}, K = {where['samples']}"
+    return f"{arm}, estimated every 12 steps" if where else arm
+
+
 def as_good(candidates: list[Candidate]) -> list[Candidate]:
-    """The harmless ones that the difference's 95 % interval does not tell from the best of them; the best first."""
-    harmless = [one for one in candidates if one.harmless]
+    """The harmless ones that the difference's 95 % interval does not tell from the best of them; the best first.
+
+    Those of another part of the programme may have other students of a seed, which makes that interval wider.
+    """
+    harmless = [one for one in candidates if one.harmless and len(one.mean.gaps)]
     return [one for one in harmless if difference(harmless[0].mean.gaps, one.mean.gaps).t_interval[0] <= 0]
 
 

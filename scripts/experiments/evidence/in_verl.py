@@ -1,7 +1,9 @@
 """The two regimes that matter most, with verl's trainer, servers and FSDP: do signs and sizes agree?
 
 The task is the quickstart's. Half of the prompts are sums, which the student has never seen; the teacher has, or has
-not. Every arm of a regime and a seed begins with the same models, and all runs are as long.
+not. Every arm of a regime and a seed begins with the same models, and all runs are as long. Models are trained for a
+time and not for a number of steps, so that a seed has others on another machine: what is compared later has new seeds,
+and uniform runs of its own.
 """
 
 from __future__ import annotations
@@ -23,8 +25,12 @@ from scripts.experiments.rows import in_processes
 
 Cell = tuple[str, int, str]
 """A regime, a seed and an arm."""
-SEEDS, STEPS = range(100, 105), 48
-COMPARED = ("uniform", "weights, zeros drawn", "sampler")
+STEPS = 48
+COMPARED = {
+    range(100, 105): ("uniform", "weights, zeros drawn", "sampler"),
+    range(105, 110): ("uniform", "teacher correct", "posterior sampler"),
+}
+"""Arms by their seeds."""
 _QUICKSTART = tiny_models.PRESETS["two_stage", "full"]
 assert _QUICKSTART.teacher is not None
 _MIXED = replace(_QUICKSTART, train=512, turns=("spell_backward", "chain_sum"))
@@ -48,7 +54,9 @@ def overrides(arm: Arm) -> tuple[str, ...]:
 def todo(rows: Iterable[dict[str, Any]]) -> list[Cell]:
     """The runs that have no row yet, arm by arm: a whole comparison says more than parts of two."""
     known = {(row["regime"], row["seed"], row["arm"]) for row in rows}
-    cells = [(regime, seed, arm) for arm in COMPARED for seed in SEEDS for regime in PRESETS]
+    cells = [
+        (regime, seed, arm) for seeds, arms in COMPARED.items() for arm in arms for seed in seeds for regime in PRESETS
+    ]
     return [cell for cell in cells if cell not in known]
 
 

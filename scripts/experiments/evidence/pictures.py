@@ -14,8 +14,9 @@ from matplotlib.axes import Axes
 from scripts.experiments.evidence import curves
 from scripts.experiments.evidence.cells import HOPELESS, LONG, RIGHT
 from scripts.experiments.evidence.contrasts import Run, Runs, by_area, by_final, pick
-from scripts.experiments.evidence.page import MAPPED, dose, to_uniform
+from scripts.experiments.evidence.page import MAPPED, dose
 from scripts.experiments.evidence.predictions import R3
+from scripts.experiments.evidence.shown import to_uniform
 from scripts.experiments.evidence.stats import Difference
 
 ARMS_SHOWN = (

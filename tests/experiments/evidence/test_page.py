@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from scripts.experiments.evidence import answer as answers
-from scripts.experiments.evidence import defaults, page, stats
+from scripts.experiments.evidence import defaults, page, shown, stats
 from scripts.experiments.evidence.cells import Cell, programme
 from scripts.experiments.evidence.contrasts import Runs, grouped
-from scripts.experiments.evidence.predictions import R3, R4
+from scripts.experiments.evidence.predictions import PREDICTIONS, R3, R4
 
 
 def made_up(cell: Cell) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def test_what_was_planted_is_on_the_map(blocks: dict[str, str]) -> None:
 def test_every_prediction_has_an_outcome(blocks: dict[str, str]) -> None:
     rows = table(blocks["predictions"])
     outcomes = [row[-1].split(":")[0] for name, row in rows.items() if name not in ("---", "prediction")]
-    assert len(outcomes) == len(page.PREDICTIONS)
+    assert len(outcomes) == len(PREDICTIONS)
     assert set(outcomes) <= {
         "as expected",
         "wrong, below",
@@ -122,8 +122,8 @@ def test_of_the_best_that_cannot_be_told_apart_the_simplest_is_chosen() -> None:
 def test_an_arm_that_is_not_affordable_at_a_seed_is_not_harmless() -> None:
     gap = stats.Difference(np.full(19, 0.1), left_out=1)
     assert not stats.non_inferior(gap)
-    assert page.priced(gap) == "not affordable in 1 of 20 seeds"
-    assert page.priced(stats.Difference(np.empty(0), left_out=20)) == "not affordable"
+    assert shown.priced(gap) == "not affordable in 1 of 20 seeds"
+    assert shown.priced(stats.Difference(np.empty(0), left_out=20)) == "not affordable"
 
 
 def test_the_answer_has_its_figures(runs: Runs) -> None:

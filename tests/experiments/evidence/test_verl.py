@@ -10,7 +10,7 @@ from scripts.experiments.evidence import in_verl
 from scripts.experiments.evidence.arms import ARMS
 
 
-@pytest.mark.parametrize("name", in_verl.COMPARED)
+@pytest.mark.parametrize("name", sorted({arm for arms in in_verl.COMPARED.values() for arm in arms}))
 def test_overrides_are_the_arms_block(name: str) -> None:
     config = compose(["+paced=two_stage", *in_verl.overrides(ARMS[name])])
     there = PacedConfig.parse(config.paced)
@@ -32,9 +32,24 @@ def test_half_of_the_prompts_are_what_the_student_has_never_seen() -> None:
 
 def test_what_has_a_row_is_not_run_again_and_what_is_left_goes_arm_by_arm() -> None:
     everything = in_verl.todo([])
-    assert len(everything) == len(in_verl.SEEDS) * len(in_verl.PRESETS) * len(in_verl.COMPARED)
+    assert len(set(everything)) == len(everything)
+    assert {regime for regime, _, _ in everything} == set(in_verl.PRESETS)
     first, *rest = everything
     row = dict(zip(("regime", "seed", "arm"), first, strict=True))
     assert in_verl.todo([row]) == rest
-    assert list(dict.fromkeys(arm for *_, arm in everything)) == list(in_verl.COMPARED)
-    assert [in_verl.COMPARED.index(arm) for *_, arm in everything] == sorted([0, 1, 2] * 10)
+    places = {}
+    for position, (regime, seed, arm) in enumerate(everything):
+        places.setdefault((seed in range(105, 110), arm), []).append((position, regime, seed))
+    for group in places.values():
+        positions = [position for position, *_ in group]
+        assert positions == [*range(positions[0], positions[0] + 10)], "no other arm between them"
+
+
+def test_every_arm_has_five_seeds_that_uniform_has_too() -> None:
+    seeds: dict[str, set[int]] = {}
+    for _, seed, arm in in_verl.todo([]):
+        seeds.setdefault(arm, set()).add(seed)
+    assert len(seeds) == 5
+    for arm, those in seeds.items():
+        assert those <= seeds["uniform"]
+        assert len(those) == (10 if arm == "uniform" else 5)

@@ -1,0 +1,101 @@
+"""The page's block on runs with verl's trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from scripts.experiments.evidence import curves
+from scripts.experiments.evidence.contrasts import Run, Runs, by_area, by_final, matched
+from scripts.experiments.evidence.shown import level, short, shown, to_uniform
+from scripts.experiments.evidence.stats import Difference, difference
+from scripts.experiments.page import lines, wrapped
+
+
+def block(runs: Runs, in_verl: Sequence[Run]) -> str:
+    """Arms over uniform with verl's trainer, beside the same arms in plain torch."""
+    if not in_verl:
+        return "These runs have not been made yet."
+    table = []
+    for regime, arm, both in verl_pairs(in_verl):
+        area = by_area(both, "step")
+        there = to_uniform(runs, "E5", regime, arm, lambda b: by_area(b, "step"), stages="two stages")
+        table.append(
+            [
+                short(regime),
+                arm,
+                str(len(both)),
+                shown(area),
+                shown(there),
+                _same_sign(area, there),
+                shown(by_final(both)),
+                level([one["tokens"][-1] / other["tokens"][-1] for one, other in both], 2),
+                shown(at_equal_tokens(both)),
+            ]
+        )
+    head = ["regime", "arm", "seeds", "area, verl", "area, plain torch", "same sign", "final accuracy, equal steps"]
+    told = lines([*head, "tokens beside uniform's", "accuracy at uniform's tokens"], table)
+    return f"{told}\n\n{_said(runs, in_verl)}"
+
+
+def verl_pairs(in_verl: Sequence[Run]) -> list[tuple[str, str, list[tuple[Run, Run]]]]:
+    """Regime, arm, and its runs with uniform's. They begin with the same models; servers sample, so that validations
+    before the first step differ all the same."""
+    found = []
+    for regime in dict.fromkeys(run["regime"] for run in in_verl):
+        by_arm: dict[str, dict[int, Run]] = {}
+        for run in in_verl:
+            if run["regime"] == regime:
+                by_arm.setdefault(run["arm"], {})[run["seed"]] = run
+        found += [(regime, arm, matched(by_arm[arm], by_arm["uniform"])) for arm in by_arm if arm != "uniform"]
+    return found
+
+
+def at_equal_tokens(both: list[tuple[Run, Run]]) -> Difference:
+    """Accuracy where uniform has spent its last token, along a line from the start to the first validation. That is
+    kind to whoever pays for estimates before it learns."""
+    found = []
+    for one, other in both:
+        at = other["tokens"][-1]
+        found.append(
+            [curves.value_at(*curves.curve(run, "tokens"), min(at, run["tokens"][-1])) for run in (one, other)]
+        )
+    return difference(*np.array(found).T)
+
+
+def _same_sign(one: Difference, other: Difference) -> str:
+    """Of two intervals: ``not settled`` where one of them holds 0."""
+    signs = [(found.t_interval[0] > 0) - (found.t_interval[1] < 0) for found in (one, other)]
+    return "not settled" if 0 in signs else "yes" if signs[0] == signs[1] else "no"
+
+
+def _said(runs: Runs, in_verl: Sequence[Run]) -> str:
+    """The table in sentences, and what uniform training does to the student there."""
+    said = []
+    for regime, arm, both in verl_pairs(in_verl):
+        if arm != "sampler":
+            continue
+        there = to_uniform(runs, "E5", regime, arm, lambda b: by_area(b, "step"), stages="two stages")
+        said.append(
+            f"in {short(regime)} the sampler has {shown(by_area(both, 'step'))} over the run, where plain torch has "
+            f"{shown(there)}, {shown(by_final(both))} at its end, and {shown(at_equal_tokens(both))} at "
+            "uniform's tokens"
+        )
+    uniform = [run for run in in_verl if run["arm"] == "uniform"]
+    rises = sum(run["accuracy"][-1] > run["accuracy"][0] for run in uniform)
+    drop = -min(min(np.diff(run["accuracy"])) for run in uniform)
+    first = [run["accuracy"][1] - run["accuracy"][0] for run in uniform]
+    paid = [100 * share for run in in_verl if run["arm"] != "uniform" for share in _estimates_of(run)]
+    share = f" Estimates are {min(paid):.0f} to {max(paid):.0f} % of the paced runs' tokens." if paid else ""
+    return wrapped(
+        f"In words: {'; '.join(said)}. Of {len(uniform)} uniform runs {rises} end higher than they began; the largest "
+        f"fall from one validation to the next is {drop:.3f}, and at the first one, after {uniform[0]['step'][1]} "
+        f"steps, they have gained {level(first)}.{share}"
+    )
+
+
+def _estimates_of(run: Run) -> list[float]:
+    """Share of a run's tokens that went into estimates, where its row says so."""
+    kinds = [run.get(f"paced/tokens/estimate/{kind}") for kind in ("prompt", "generated")]
+    return [] if None in kinds else [sum(kinds) / run["tokens"][-1]]
