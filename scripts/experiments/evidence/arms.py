@@ -18,6 +18,7 @@ class Arm:
     smaller_batch: Batches of as many prompts as have a positive weight in a batch of the paper's.
     for_free: What estimates cost is not counted: an upper bound of what they can be worth.
     another_seed: Of sampling and order: what another seed alone changes.
+    predicted: Pass rates are those of a regression on two samples a prompt, a stored response and its likelihood.
     """
 
     block: Block
@@ -26,6 +27,7 @@ class Arm:
     smaller_batch: bool = False
     for_free: bool = False
     another_seed: bool = False
+    predicted: bool = False
 
     @property
     def estimates(self) -> bool:
@@ -75,6 +77,7 @@ ARMS = {
     "sampler, when drawn": Arm(_arm(power=1.0, refresh="draw")),
     "posterior sampler, when drawn": Arm(_arm(power=1.0, refresh="draw", estimate="posterior")),
     "free estimates": Arm(_arm(power=1.0, explore=0.1, refresh="never", **PRIOR)),
+    "predicted": Arm(_arm(power=1.0, samples=2), predicted=True),
     "placebo": Arm(_arm(power=1.0), shuffled=True),
     "oracle": Arm(_arm(power=1.0, samples=64), for_free=True),
 }

@@ -139,7 +139,8 @@ def calibration() -> Iterator[Cell]:
 
 def the_map() -> Iterator[Cell]:
     """E1: every arm in every regime, forward KL."""
-    arms = [name for name in ARMS if name != "free estimates"]  # which needs rollouts that train
+    # The first one needs rollouts that train, the other is in E7.
+    arms = [name for name in ARMS if name not in ("free estimates", "predicted")]
     for regime in MAP:
         # K samples of 4,096 prompts take longer than a run.
         yield from _grid("E1", (regime,), (*SHORT, *DRAWN) if regime == BELOW else arms, SEEDS)
@@ -196,9 +197,9 @@ def families() -> Iterator[Cell]:
 
 
 def candidates() -> Iterator[Cell]:
-    """E7: what the rule may choose beside E1's arms, which have eight samples, all taken first; and how fast to forget
-    what free estimates have counted."""
-    yield from _grid("E7", RULED, ("uniform",), SEEDS)
+    """E7: what the rule may choose beside E1's arms, which have eight samples, all taken first; pass rates that are
+    predicted; and how fast to forget what free estimates have counted."""
+    yield from _grid("E7", RULED, ("uniform", "predicted"), SEEDS)
     for arm, samples in FEWER:
         yield from _grid("E7", RULED, (arm,), SEEDS, samples=samples)
     yield from _grid("E7", RULED, ("weights",), SEEDS, refresh="every")

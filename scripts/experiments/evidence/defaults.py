@@ -22,7 +22,15 @@ NOTHING_TO_GAIN, TO_GAIN = (R0, R1, R4), (R2, R3, R5)
 RATIOS = ("price 1:1:3", "price 1:8:3")
 DECIDES = "price 1:8:3"
 """Fixed here before the first reported run; the programme names both ratios, and not which decides."""
-NOT_TO_BE_HAD = ("uniform", "uniform again", "uniform, smaller batch", "placebo", "oracle", "free estimates")
+NOT_TO_BE_HAD = (
+    "uniform",
+    "uniform again",
+    "uniform, smaller batch",
+    "placebo",
+    "oracle",
+    "free estimates",
+    "predicted",
+)
 SIMPLEST = ("weights", "root", "(1, 2)", "(2, 1)", "hard filter")
 """Where the best cannot be told apart, the first of these: the paper's own weights, then other kernels."""
 CANDIDATES = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from paced_verl.pacing.kernel import Kernel
 from paced_verl.pacing.protocol import IntArray
 from paced_verl.run.measure import Counts
 from paced_verl.run.pass_rates import PassRates
+from scripts.experiments.evidence import predicted
 from scripts.experiments.evidence.arms import Arm, K
 from scripts.experiments.evidence.model import Model, sample
 from scripts.experiments.evidence.problems import PROMPT, mask, right
@@ -75,6 +76,7 @@ class Distillation:
     def __init__(self, world: World, arm: Arm, stages: str, steps: int, seed: int, rate: float = 1e-3):
         self.world, self.arm, self.steps = world, arm, steps
         seed += 50_000 if arm.another_seed else 0
+        self.seed = seed
         self.student = fresh(world.models.student)
         self.optimizer = torch.optim.AdamW(self.student.parameters(), lr=rate, weight_decay=0.01)
         self.generator = torch.Generator().manual_seed(11_000_003 * (seed + 1))
@@ -129,8 +131,9 @@ class Distillation:
 
     def _bring_up_to_date(self, step: int) -> None:
         """Measure what a step needs to know, as far as it is not known."""
-        self.rates.before_step(step, self.measure)
-        self.rates.before_draw(step, self.batch, self.measure)
+        measure = self.predict if self.arm.predicted else self.measure
+        self.rates.before_step(step, measure)
+        self.rates.before_draw(step, self.batch, measure)
 
     def _step(self, step: int) -> None:
         rates, stage = self.rates, self.schedule.at(step)
@@ -188,6 +191,22 @@ class Distillation:
         correct = right(self.world.family, responses, problems.solutions).view(-1, samples)
         full = np.full(len(which), samples)
         return Counts(which, correct.sum(1).numpy(), full, full)
+
+    def predict(self, which: IntArray, samples: int, by: str = "student") -> Counts:
+        """The same, with what a regression makes of the samples, of a stored response, and of its likelihood.
+
+        The student's pass over these responses costs what samples of their length do.
+        """
+        measured, rows = self.measure(which, samples, by), torch.from_numpy(which)
+        responses, correct = self._teacher_responses(which, step=1)
+        problems, counted = self.world.train[rows], mask(responses)
+        with torch.no_grad():
+            logits = self.student.response_logits(problems.prompts, responses).log_softmax(-1)
+        likelihood = (logits.gather(-1, responses[..., None])[..., 0] * counted).sum(1)
+        self.spent.estimate += _tokens(responses)
+        known = (column.double().numpy() for column in (problems.lengths, counted.sum(1), correct, likelihood))
+        k, n = predicted.counts(*known, measured.successes.astype(np.float64), samples, self.seed)
+        return replace(measured, successes=k, samples=n)
 
     def _teachers(self, which: Tensor) -> list[tuple[Model, Tensor]]:
         """Which of the two teaches which of these prompts: positions among them."""

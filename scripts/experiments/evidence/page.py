@@ -16,6 +16,7 @@ from scripts.experiments.evidence.cells import (
     BUDGETS,
     DECAYS,
     DRAWN,
+    FEWER,
     GATED,
     HOPELESS,
     LAST,
@@ -24,6 +25,7 @@ from scripts.experiments.evidence.cells import (
     MAIN,
     RATES,
     RIGHT,
+    RULED,
     SECOND,
     SHORT,
     STEPS,
@@ -37,6 +39,7 @@ from scripts.experiments.evidence.contrasts import (
     Run,
     Runs,
     by_area,
+    by_budget,
     by_final,
     by_second,
     pairs,
@@ -78,6 +81,7 @@ def blocks(runs: Runs, snr: Sequence[dict[str, Any]], in_verl: Sequence[Run]) ->
         "doses": _doses(runs),
         "budgets": _budgets(runs),
         "estimates": _estimates(runs),
+        "candidates": _candidates(runs),
         "orders": _orders(runs),
         "families": _families(runs),
         "forgetting": _forgetting(runs),
@@ -89,7 +93,7 @@ def blocks(runs: Runs, snr: Sequence[dict[str, Any]], in_verl: Sequence[Run]) ->
 
 
 def _others(part: str) -> list[str]:
-    return [name for name in ARMS if name not in ("uniform", "free estimates")]
+    return [name for name in ARMS if name not in ("uniform", "free estimates", "predicted")]
 
 
 def _over_regimes(
@@ -306,6 +310,31 @@ def _decays(runs: Runs) -> str:
     default = PassRateConfig().decay
     table = [[f"decay {decay:g}, − decay {default:g}", *(gap(r, decay) for r in MAIN)] for decay in DECAYS]
     return lines(["free estimates, at equal steps", *map(short, MAIN)], table)
+
+
+def _candidates(runs: Runs) -> str:
+    """Fewer samples, estimated again, predicted: in the regimes of the rule, by what these cost."""
+    arms: list[tuple[str, str, dict[str, Any]]] = [
+        (f"{arm}, K = {samples}", arm, {"samples": samples}) for arm, samples in FEWER
+    ]
+    arms += [("weights, estimated every 12 steps", "weights", {"refresh": "every"}), ("predicted", "predicted", {})]
+    parts = []
+    for words, measure in BY_PRICE.items():
+        table = [[said, *(priced(_gap(runs, r, arm, where, measure)) for r in RULED)] for said, arm, where in arms]
+        parts.append(lines([words, *map(short, RULED)], table))
+    return "\n\n".join(parts)
+
+
+BY_PRICE: dict[str, Measure] = {
+    "averaged over the run": lambda both: by_area(both, "step"),
+    "for uniform's price, 1 : 1 : 3": lambda both: by_budget(both, "price 1:1:3"),
+    "for uniform's price, 1 : 8 : 3": lambda both: by_budget(both, "price 1:8:3"),
+}
+
+
+def _gap(runs: Runs, regime: str, arm: str, where: dict[str, Any], measure: Measure) -> Difference:
+    """Of an arm in E7, whatever its samples, to uniform, which has none."""
+    return measure(pairs(pick(runs, "E7", regime, arm, **where), pick(runs, "E7", regime, "uniform")))
 
 
 def _fewer_samples(runs: Runs) -> str:

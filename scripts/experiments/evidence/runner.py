@@ -17,7 +17,8 @@ from scripts.experiments.evidence.distil import Distillation
 from scripts.experiments.evidence.world import World, build
 
 SOURCES = [
-    Path(__file__).with_name(f"{part}.py") for part in ("problems", "model", "regimes", "world", "arms", "distil")
+    Path(__file__).with_name(f"{part}.py")
+    for part in ("problems", "model", "regimes", "world", "arms", "predicted", "distil")
 ]
 
 

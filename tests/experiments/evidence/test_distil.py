@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from paced_verl.pacing.kernel import Kernel
+from scripts.experiments.evidence import predicted
 from scripts.experiments.evidence import world as worlds
 from scripts.experiments.evidence.arms import ARMS, UNIFORM, Arm
 from scripts.experiments.evidence.cells import EXPERIMENTS, SEEDS, by_world, programme, smoke
@@ -60,6 +61,44 @@ def test_a_placebo_has_the_weights_of_other_prompts(world: World) -> None:
     assert np.corrcoef(*rates)[0, 1] < 0.5
     assert shuffled.shuffle is not None
     assert np.corrcoef(rates[0][shuffled.shuffle], rates[1])[0, 1] > 0.6, "the same prompts' rates, elsewhere"
+
+
+def test_predicted_pass_rates_are_nearer_to_the_truth_than_the_samples_they_are_made_of(world: World) -> None:
+    run = Distillation(world, ARMS["predicted"], "forward", 4, 0)
+    run._bring_up_to_date(1)
+    table = run.rates.table
+    truth = worlds.measured("reverse", world.models.student, world.train, 256, torch.Generator().manual_seed(1)).numpy()
+    few = worlds.measured("reverse", world.models.student, world.train, 2, torch.Generator().manual_seed(2)).numpy()
+    assert np.mean((table.rates() - truth) ** 2) < 0.5 * np.mean((few - truth) ** 2)
+    assert np.ptp(table.samples) == 0, "so that p(1 − p) of the table is the posterior's, but for one factor"
+
+
+def test_a_prediction_sees_the_likelihood_of_the_stored_response(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[np.ndarray] = []
+
+    def counts(*columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        seen.extend(columns[:-2])
+        return np.ones(64), np.full(64, 2.0)
+
+    monkeypatch.setattr(predicted, "counts", counts)
+    run = Distillation(world, ARMS["predicted"], "forward", 4, 0)
+    run.predict(np.arange(64), 2)
+    lengths, tokens, right_ones, likelihood, k = seen
+    assert lengths.tolist() == world.train.lengths.tolist()
+    assert set(np.unique(k)) <= {0, 1, 2}
+    for i in range(5):
+        response = run.responses[i]
+        whole = torch.cat([world.train.prompts[i], response])[None]
+        with torch.no_grad():
+            chances = world.models.student(whole)[0][0].log_softmax(-1)
+        ends = int(mask(response[None]).sum())
+        by_token = [chances[8 + j, response[j]].item() for j in range(ends)]
+        assert tokens[i] == ends
+        assert likelihood[i] == pytest.approx(sum(by_token), rel=1e-4, abs=1e-4)
+        assert right_ones[i] == right("reverse", response[None], world.train.solutions[i : i + 1]).item()
+    samples = 2 * 64 * 9, 2 * 64 * (9 + 9)
+    read = 64 * 9 + tokens.sum()
+    assert samples[0] < run.spent.estimate - read < samples[1], "the student's samples, and its pass over the responses"
 
 
 def test_what_is_spent_is_counted(world: World) -> None:
