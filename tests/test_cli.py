@@ -14,6 +14,7 @@ from rich.table import Table
 from typer.testing import CliRunner
 
 from paced_verl import cli
+from paced_verl.cli import console
 from paced_verl.config import ConfigError
 from paced_verl.evaluate import EvaluationError
 from paced_verl.pacing.pass_rates import PassRateTable
@@ -108,6 +109,6 @@ def test_a_report_that_can_be_written_leaves_nothing_behind_when_another_thing_i
 def test_a_table_in_a_pipe_is_as_wide_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     table = Table("data", "accuracy %")
     table.add_row("a/" * 100, "50.0")
-    cli._show(table)
+    console.show(table)
     (row,) = [line for line in capsys.readouterr().out.splitlines() if "50.0" in line]
     assert "a/" * 100 in row

@@ -9,14 +9,14 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from paced_verl.console import ConfigName, ConfigPath, Overrides, or_exit, say, show
+from paced_verl.cli.console import ConfigName, ConfigPath, Overrides, or_exit, say, show
 from paced_verl.errors import PacedError
 
 if TYPE_CHECKING:
     from paced_verl.capability.interventions import Interventions
     from paced_verl.report.run import Run
 
-capability = typer.Typer(no_args_is_help=True, help="What a budget over capabilities should know before it is spent.")
+app = typer.Typer(no_args_is_help=True, help="What a budget over capabilities should know before it is spent.")
 
 Runs = Annotated[
     list[Path],
@@ -24,7 +24,7 @@ Runs = Annotated[
 ]
 
 
-@capability.command()
+@app.command()
 def plan(overrides: Overrides = None, config_name: ConfigName = "ppo_trainer", config_path: ConfigPath = None) -> None:
     """Say how a run will share its tokens among capabilities, without Ray or a GPU."""
     from paced_verl.launch.hydra import compose
@@ -53,7 +53,7 @@ def plan(overrides: Overrides = None, config_name: ConfigName = "ppo_trainer", c
     or_exit(planned)
 
 
-@capability.command()
+@app.command()
 def headroom(
     runs: Runs,
     requirement: Annotated[
@@ -107,7 +107,7 @@ def headroom(
     or_exit(found)
 
 
-@capability.command()
+@app.command()
 def requirement(
     runs: Runs,
     utility: Annotated[str, typer.Option(help="The metric that the run is for, as val-core/…/mean@4; its last value.")],
@@ -136,7 +136,7 @@ def requirement(
     or_exit(found)
 
 
-@capability.command()
+@app.command()
 def card(
     file: Annotated[
         Path, typer.Argument(help="YAML or JSON: a list of known cards, each with text and requirement {name: share}.")

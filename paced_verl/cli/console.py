@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from paced_verl.errors import PacedError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from paced_verl.config import PacedConfig
 
 _Result = TypeVar("_Result")
 Overrides = Annotated[
@@ -40,3 +45,12 @@ def or_exit(run: Callable[[], _Result]) -> _Result:
     except (PacedError, FileNotFoundError, ConnectionError, HydraException) as error:
         say(str(error), style="red", stderr=True)
         raise typer.Exit(1) from None
+
+
+def settled(overrides: list[str] | None, config_name: str, config_path: Path | None) -> tuple[DictConfig, PacedConfig]:
+    """The configuration of a run, settled and checked, and its block."""
+    from paced_verl.checks import check
+    from paced_verl.launch.hydra import compose
+
+    config = compose(overrides or [], config_name, config_path)
+    return config, check(config)[0]
