@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +93,19 @@ def test_every_folder_has_its_rule() -> None:
     assert folders() == sorted(MAY)
     order = list(MAY)
     assert all(order.index(below) < order.index(folder) for folder, may in MAY.items() for below in may)
+
+
+def test_the_docs_name_the_same_walls() -> None:
+    text = (HOUSE.parent / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| ((?:`\w+/`(?:, )?)+) \|[^|]*\| (yes)? ?\| ?([^|]*) \|$", text, re.M)
+    told: dict[str, set[str]] = {}
+    for names, pure, may in rows:
+        for name in re.findall(r"`(\w+)/`", names):
+            named = set(re.findall(r"`(\w+)`", may))
+            above = set(list(MAY)[: list(MAY).index(name)])
+            told[name] = above & MAY[name] if may == "all above" else above - named if "all but" in may else named
+            assert bool(pure) == (name in PURE), name
+    assert told == MAY
 
 
 @pytest.mark.parametrize("folder", MAY)
