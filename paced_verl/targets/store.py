@@ -24,6 +24,7 @@ from paced_verl.fingerprint import prompt_hash, spread
 from paced_verl.targets.files import Origin, Row, read, write
 
 _LIST = "parts.json"
+_Version = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class TargetStore:
         # The rows of the parts, read in this order, and then the unsaved ones, are what the store holds.
         self._parts: list[_Part] = []
         self._unsaved: set[int] = set()
+        self._versions: dict[Path, _Version | None] = {}  # of single files, as they were read or written here
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -145,8 +147,20 @@ class TargetStore:
         check_ids(max((highest_id(row) for row in self._rows.values()), default=-1), vocabulary)
 
     def save(self, file: str | Path) -> None:
-        """Write all responses to one parquet file, atomically."""
-        write(Path(file), sorted(self._rows.items()), self.origin)
+        """Write all responses to one parquet file, atomically.
+
+        What another run has put into the file since it was read or written here stays, where this store has no response
+        of its own. (Two that write at the very same moment do not see each other.)
+
+        Raises:
+            PacedError: It has become a file of another data set or tokenizer.
+        """
+        file = Path(file)
+        others: dict[int, Row] = {}
+        if _version(file) not in (None, self._versions.get(file)):
+            others = {prompt: row for prompt, row in read(file, self.origin) if prompt not in self._rows}
+        write(file, sorted((others | self._rows).items()), self.origin)
+        self._versions[file] = _version(file)
 
     def save_parts(self, folder: str | Path) -> None:
         """Save to a folder: what came since the last save is written, parts that were saved before are linked to.
@@ -179,7 +193,9 @@ class TargetStore:
         """
         path = Path(path)
         if not path.is_dir():
+            version = _version(path)  # before it is read: what replaces it meanwhile is another one
             self._unsaved |= self._read(path)
+            self._versions[path] = version
             return
         parts = [_Part(file, self._read(file)) for file in _parts_of(path)]
         # What was here before and is not in these parts has to be in the next save, too.
@@ -191,6 +207,15 @@ class TargetStore:
         rows = dict(read(file, self.origin))
         self._rows.update(rows)
         return frozenset(rows)
+
+
+def _version(file: Path) -> _Version | None:
+    """Another one where a file was replaced or changed; ``None`` where there is none."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def read_parts(folder: str | Path, prompts: Set[int]) -> dict[int, Row]:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from paced_verl.errors import PacedError
 from paced_verl.fingerprint import fingerprint_of, prompt_hash
 from paced_verl.targets.files import SCHEMA, Origin
 from paced_verl.targets.store import Target, TargetStore, column, response_in
@@ -179,6 +180,42 @@ def parts(folder: Path) -> dict[str, tuple[int, list[int]]]:
     return {
         file.name: (file.stat().st_ino, pq.read_table(file)["prompt"].to_pylist()) for file in folder.glob("*.parquet")
     }
+
+
+def test_two_runs_that_share_a_file_add_to_it(tmp_path: Path) -> None:
+    file = tmp_path / "targets.parquet"
+    first, second = TargetStore(Origin("data", "words")), TargetStore(Origin("data", "words"))
+    for store in (first, second):
+        store.add(0, Target((1,), "old"))
+    first.save(file)
+    second.load(file)
+    first.add(1, Target((2,), "first"))
+    second.add(2, Target((3,), "second"))
+    second.add(0, Target((4,), "new"))
+    first.save(file)
+    second.save(file)
+    first.add(3, Target((5,), "later"))
+    first.save(file)
+    together = TargetStore(Origin("data", "words"))
+    together.load(file)
+    assert [together[prompt].response for prompt in range(4)] == ["old", "first", "second", "later"]
+    assert 2 not in first, "what another run has written does not change what this one trains on"
+    TargetStore(Origin("other", "words")).save(tmp_path / "empty.parquet")
+    with pytest.raises(PacedError, match="data set data"):
+        first.save(tmp_path / "empty.parquet")
+
+
+def test_a_file_that_was_deleted_does_not_come_back(tmp_path: Path) -> None:
+    file = tmp_path / "targets.parquet"
+    TargetStore().save(file)
+    store = TargetStore()
+    store.load(file)
+    file.unlink()
+    store.add(7, Target((1,), "own"))
+    store.save(file)
+    again = TargetStore()
+    again.load(file)
+    assert len(again) == 1
 
 
 def test_a_checkpoint_writes_only_what_came_since_the_last_one(tmp_path: Path) -> None:
