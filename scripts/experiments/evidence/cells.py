@@ -37,7 +37,7 @@ RULED = (*MAIN, "R1 mastered", "R4 wrong labels", "R5 holes")
 """The regimes by which the rule for defaults decides."""
 FEWER = tuple((arm, samples) for arm in ("weights", "sampler", "sampler, when drawn") for samples in (2, 4))
 """Arms that the rule may choose with fewer samples than eight."""
-DECAYS = (0.0, 0.5, 1.0)
+DECAYS = (0.25, 0.5, 1.0)
 """Of old counts, beside the default of 0.8."""
 BUDGETS = (
     ("R0 balanced", 512),
