@@ -33,7 +33,7 @@ Changes = tuple[tuple[str, float], ...]
 MAIN = ("R0 balanced", "R2 hopeless, wrong teacher", "R3 hopeless, right teacher")
 LONGEST = ("R3 hopeless, right teacher", BELOW)
 """512 prompts and 4,096, of the same classes: 640 steps are forty passes over the first, and five over the others."""
-RULED = (*MAIN, "R1 mastered", "R4 wrong labels", "R5 holes")
+RULED = tuple(sorted((*MAIN, "R1 mastered", "R4 wrong labels", "R5 holes")))
 """The regimes by which the rule for defaults decides."""
 FEWER = tuple((arm, samples) for arm in ("weights", "sampler", "sampler, when drawn") for samples in (2, 4))
 """Arms that the rule may choose with fewer samples than eight."""
