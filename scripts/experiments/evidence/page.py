@@ -308,7 +308,7 @@ def _decays(runs: Runs) -> str:
         return shown(by_area(pairs(one, other), "step"))
 
     default = PassRateConfig().decay
-    table = [[f"decay {decay:g}, − decay {default:g}", *(gap(r, decay) for r in MAIN)] for decay in DECAYS]
+    table = [[f"decay {decay:g} − decay {default:g}", *(gap(r, decay) for r in MAIN)] for decay in DECAYS]
     return lines(["free estimates, at equal steps", *map(short, MAIN)], table)
 
 
