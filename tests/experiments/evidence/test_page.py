@@ -11,14 +11,15 @@ from scripts.experiments.evidence import answer as answers
 from scripts.experiments.evidence import defaults, page, shown, stats
 from scripts.experiments.evidence.cells import Cell, programme
 from scripts.experiments.evidence.contrasts import Runs, grouped
-from scripts.experiments.evidence.predictions import PREDICTIONS, R3, R4
+from scripts.experiments.evidence.predictions import PREDICTIONS, R3, R4, R5
 
 
 def made_up(cell: Cell) -> dict[str, Any]:
-    """A run of the cell that ends at .6 + noise; with the sampler .1 higher in R3 and .05 lower in R4."""
+    """A run that ends at .6 + noise; with the sampler .1 higher in R3 and .05 lower in R4, with K = 4 .1 higher in R5."""
     rng = np.random.default_rng([cell.seed, len(cell.arm), cell.length])
     points = np.array(cell.points())
     gain = {R3: 0.1, R4: -0.05}.get(cell.regime, 0.0) * (cell.arm == "sampler")
+    gain += 0.1 * (cell.regime == R5 and cell.samples == 4)
     noise = rng.normal(0, 0.004, len(points)) * (points > 0)  # all arms begin with the same student
     accuracy = 0.4 + (0.2 + gain) * points / points[-1] + noise
     paid = 1000 if cell.treatment().estimates else 0
@@ -65,6 +66,26 @@ def test_what_was_planted_is_on_the_map(blocks: dict[str, str]) -> None:
     assert in_r3.startswith("**+0.2") or in_r3.startswith("**+0.1"), "uniform goes on to 4 times as many steps"
     assert in_r4.startswith("**+"), "there it is at .45 of the way to .6"
     assert not in_r2.startswith("**-")
+
+
+def test_fewer_samples_are_told_apart(blocks: dict[str, str]) -> None:
+    first, *others = blocks["candidates"].split("\n\n")
+    assert len(others) == 2, "at two prices"
+    rows = table(first)
+    place = rows["averaged over the run"].index("R5")
+    mean = {name: float(cells[place].strip("*").split()[0]) for name, cells in rows.items() if "K = " in name}
+    for arm in ("weights", "sampler", "sampler, when drawn"):
+        assert mean[f"{arm}, K = 4"] - mean[f"{arm}, K = 2"] > 0.02
+
+
+def test_long_runs_are_read_at_their_own_end(blocks: dict[str, str]) -> None:
+    rows = [line.strip("| ").split(" | ") for line in blocks["budgets"].split("\n\n")[1].splitlines()]
+    head = rows[0]
+    (sampler,) = (row for row in rows if row[:3] == ["R3", "512", "sampler"])
+    assert sampler[head.index("step 640")].startswith("0.70")
+    assert not sampler[head.index("step 1280")].strip(), "it ends at 640"
+    (uniform,) = (row for row in rows if row[:3] == ["R3", "512", "uniform"])
+    assert uniform[head.index("step 640")].startswith("0.50"), "it goes on to 1,280"
 
 
 def test_every_prediction_has_an_outcome(blocks: dict[str, str]) -> None:
