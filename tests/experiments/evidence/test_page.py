@@ -15,7 +15,7 @@ from scripts.experiments.evidence.predictions import PREDICTIONS, R3, R4, R5
 
 
 def made_up(cell: Cell) -> dict[str, Any]:
-    """A run that ends at .6 + noise; with the sampler .1 higher in R3 and .05 lower in R4, with K = 4 .1 higher in R5."""
+    """A run that ends at .6 + noise; the sampler's .1 higher in R3 and .05 lower in R4, with K = 4 .1 higher in R5."""
     rng = np.random.default_rng([cell.seed, len(cell.arm), cell.length])
     points = np.array(cell.points())
     gain = {R3: 0.1, R4: -0.05}.get(cell.regime, 0.0) * (cell.arm == "sampler")
