@@ -29,16 +29,17 @@ POINTS = (
     uniform has {r3_uniform}, the sampler {r3_sampler}. Uniform passes it {crossing}. Estimating again does not help as
     long as p̂ = 0 weighs 0 ({r3_again} from uniform after 320 steps); the posterior, estimated every 12 steps, ends
     {r3_posterior} from it.""",
-    """**Estimates cost more than they bring where all tokens cost the same and nothing is wrong**: at 1 : 1 : 3 the
-    sampler ends {r0_price} from uniform in R0 and {r3_price} in R3. Where a run sees less than half of its prompts
-    (R6), at the price of four times as many uniform steps it is {below}. With a teacher that is eight times as dear,
+    """**Eight samples a prompt cost more than they bring where all tokens cost the same and nothing is wrong**: at
+    1 : 1 : 3 the sampler ends {r0_price} from uniform in R0 and {r3_price} in R3. Where a run sees less than half of
+    its prompts (R6), at the price of four times as many uniform steps it is {below}. With a teacher that is eight times as dear,
     the skipped prompts pay for the estimates ({r0_dear} and {r3_dear}), but not in R6 ({below_dear}).
     The sampler needs few samples: with K = 4 it is {k4} from K = 8 in R3, with K = 2 {k2}. The posterior needs more:
     with K = 2 it is {posterior_k2} from K = 8.""",
     """**Four samples a prompt are the cheaper setting.** For what uniform's 48 steps cost at 1 : 1 : 3, where eight are
     not affordable, the paper's weights with K = 4 have {four_r0} in R0, {four_r1} in R1, {four_r3} in R3, {four_r5} in
     R5, and {four_r4} where the verifier is wrong (R4), so that they are not shown to do no harm there. Uniform
-    then comes back from its dip: at the price of its own 48 steps the sampler with K = 4 is {four_end} from it in R3.""",
+    then comes back from its dip: at the price of its own 48 steps the sampler with K = 4 is {four_end} from it in
+    R3.""",
     """**The second task shows it with a wrong teacher only, and only while estimates are not counted.** There the
     sampler is {sums_r2} from uniform at step 48 in R2, and {sums_r2_price} at 1 : 1 : 3; with a right teacher it is
     {sums_r0} from uniform at step 48 in R0 and {sums_r3} in R3, and at 1 : 1 : 3 {sums_r0_price} and
