@@ -31,8 +31,8 @@ POINTS = (
     {r3_posterior} from it.""",
     """**Eight samples a prompt cost more than they bring where all tokens cost the same and nothing is wrong**: at
     1 : 1 : 3 the sampler ends {r0_price} from uniform in R0 and {r3_price} in R3. Where a run sees less than half of
-    its prompts (R6), at the price of four times as many uniform steps it is {below}. With a teacher that is eight times as dear,
-    the skipped prompts pay for the estimates ({r0_dear} and {r3_dear}), but not in R6 ({below_dear}).
+    its prompts (R6), at the price of four times as many uniform steps it is {below}. With a teacher that is eight
+    times as dear, the skipped prompts pay for the estimates ({r0_dear} and {r3_dear}), but not in R6 ({below_dear}).
     The sampler needs few samples: with K = 4 it is {k4} from K = 8 in R3, with K = 2 {k2}. The posterior needs more:
     with K = 2 it is {posterior_k2} from K = 8.""",
     """**Four samples a prompt are the cheaper setting.** For what uniform's 48 steps cost at 1 : 1 : 3, where eight are
