@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes the environment if needed and runs everything: lint, types, the fast suite, then verl for real.
 #   scripts/test.sh            all of it (an hour on 2 cores, its environment included)
-#   scripts/test.sh fast       lint, types and the fast suite (about 3 minutes)
+#   scripts/test.sh fast       lint, types and the fast suite (some eight minutes on 2 cores, its environment aside)
 #   scripts/test.sh e2e        only the runs of verl's real trainer
 set -euo pipefail
 what=${1:-all}
