@@ -24,7 +24,7 @@ app = typer.Typer(
 )
 
 
-@app.command("measure")
+@app.command()
 def measure(
     out: Annotated[Path, typer.Option(help="Folder of rollouts and tables; goes on in it.")],
     overrides: Overrides = None,
@@ -60,7 +60,7 @@ def measure(
     or_exit(measured)
 
 
-@app.command("fit")
+@app.command()
 def fit(
     folder: Annotated[Path, typer.Argument(help="What `paced-verl align --out` has left.")],
     out: Annotated[Path, typer.Option(help="File to write, for paced.tokens.file.")],
@@ -88,7 +88,7 @@ def fit(
     or_exit(fitted)
 
 
-@app.command("report")
+@app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="What `paced-verl align --out` has left.")],
     out: Annotated[Path | None, typer.Option(help="File to write. Default: alignment.html in the folder.")] = None,

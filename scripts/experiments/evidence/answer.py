@@ -9,7 +9,7 @@ from scripts.experiments.evidence import defaults
 from scripts.experiments.evidence.cells import BELOW, BUDGETS, RULED
 from scripts.experiments.evidence.contrasts import Run, Runs, by_area, by_budget, by_final, pairs, pick
 from scripts.experiments.evidence.of_verl import at_equal_tokens, verl_pairs
-from scripts.experiments.evidence.page import beside_its_best
+from scripts.experiments.evidence.page import beside_its_best, further
 from scripts.experiments.evidence.predictions import R0, R2, R3
 from scripts.experiments.evidence.shown import after, level, priced, shown, to_uniform
 from scripts.experiments.evidence.stats import Difference, difference
@@ -97,8 +97,7 @@ def _figures(runs: Runs) -> dict[str, str]:
         return final(regime, "sampler", axis, "E6", family="sums")
 
     def four(regime: str) -> str:
-        weights, uniform = pick(runs, "E7", regime, "weights", samples=4), pick(runs, "E7", regime, "uniform")
-        return priced(by_budget(pairs(weights, uniform), "price 1:1:3"))
+        return priced(further(runs, regime, "weights", {"samples": 4}, lambda both: by_budget(both, "price 1:1:3")))
 
     def four_at_its_end() -> str:
         sampler, uniform = pick(runs, "E4", R3, "sampler", samples=4), pick(runs, "E4", R3, "uniform")

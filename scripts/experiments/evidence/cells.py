@@ -23,6 +23,8 @@ ZEROS = ("weights, zeros drawn",)
 LONG = ("uniform", "sampler", "posterior sampler")
 """Of the long runs, whose teacher is right, so that a filter on its correctness changes nothing."""
 SWEPT = (*LONG, "teacher correct")
+COMPARED = tuple(name for name in ARMS if name not in ("free estimates", "predicted"))
+"""Of the map, uniform first: free estimates need rollouts that train, and predicted ones are in E7."""
 MAP = tuple(REGIMES)
 BELOW = "R6 below an epoch"
 SECOND = tuple(name for name in REGIMES if name.startswith("R7"))
@@ -139,11 +141,9 @@ def calibration() -> Iterator[Cell]:
 
 def the_map() -> Iterator[Cell]:
     """E1: every arm in every regime, forward KL."""
-    # The first one needs rollouts that train, the other is in E7.
-    arms = [name for name in ARMS if name not in ("free estimates", "predicted")]
     for regime in MAP:
         # K samples of 4,096 prompts take longer than a run.
-        yield from _grid("E1", (regime,), (*SHORT, *DRAWN) if regime == BELOW else arms, SEEDS)
+        yield from _grid("E1", (regime,), (*SHORT, *DRAWN) if regime == BELOW else COMPARED, SEEDS)
 
 
 def doses() -> Iterator[Cell]:

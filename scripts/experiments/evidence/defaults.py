@@ -75,13 +75,14 @@ def ranked(runs: Runs, axis: str = DECIDES) -> list[Candidate]:
             regime: by_budget(pairs(pick(runs, part, regime, arm, **where), pick(runs, part, regime, "uniform")), axis)
             for regime in NOTHING_TO_GAIN + TO_GAIN
         }
-        return Candidate(_named(arm, where), *({r: gaps[r] for r in group} for group in (NOTHING_TO_GAIN, TO_GAIN)))
+        return Candidate(named(arm, where), *({r: gaps[r] for r in group} for group in (NOTHING_TO_GAIN, TO_GAIN)))
 
     found = [candidate(*one) for one in CANDIDATES]
     return sorted(found, key=lambda one: (not one.harmless, -np.nan_to_num(one.mean.mean, nan=-1.0)))
 
 
-def _named(arm: str, where: dict[str, Any]) -> str:
+def named(arm: str, where: dict[str, Any]) -> str:
+    """An arm with what differs from it, in words."""
     if "samples" in where:
         return f"{arm}, K = {where['samples']}"
     return f"{arm}, estimated every 12 steps" if where else arm

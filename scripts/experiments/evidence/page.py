@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 
 from paced_verl.config import PassRateConfig
-from scripts.experiments.evidence import of_predictions, of_rule, of_verl
-from scripts.experiments.evidence.arms import ARMS
+from scripts.experiments.evidence import defaults, of_predictions, of_rule, of_verl
 from scripts.experiments.evidence.cells import (
     BELOW,
     BUDGETS,
+    COMPARED,
     DECAYS,
     DRAWN,
-    FEWER,
     GATED,
     HOPELESS,
     LAST,
@@ -72,8 +71,8 @@ def blocks(runs: Runs, snr: Sequence[dict[str, Any]], in_verl: Sequence[Run]) ->
         "runs": _runs(runs),
         "registered": _registered(runs),
         "dips": _dips(runs),
-        "map": _over_regimes(runs, "E1", MAPPED, _others("E1"), lambda both: by_area(both, "step")),
-        "final": _over_regimes(runs, "E1", MAPPED, _others("E1"), by_final),
+        "map": _over_regimes(runs, "E1", MAPPED, COMPARED[1:], lambda both: by_area(both, "step")),
+        "final": _over_regimes(runs, "E1", MAPPED, COMPARED[1:], by_final),
         "prices": _prices(runs),
         "below": _below(runs),
         "controls": _controls(runs),
@@ -90,10 +89,6 @@ def blocks(runs: Runs, snr: Sequence[dict[str, Any]], in_verl: Sequence[Run]) ->
         "predictions": of_predictions.block(runs),
         "rule": of_rule.block(runs),
     }
-
-
-def _others(part: str) -> list[str]:
-    return [name for name in ARMS if name not in ("uniform", "free estimates", "predicted")]
 
 
 def _over_regimes(
@@ -155,7 +150,7 @@ def _prices(runs: Runs) -> str:
     ):
         table = [
             [arm, *(priced(to_uniform(runs, "E1", r, arm, lambda both, a=axis: by_final(both, a))) for r in MAPPED)]
-            for arm in _others("E1")
+            for arm in COMPARED[1:]
         ]
         parts.append(lines([f"at {words}", *map(short, MAPPED)], table))
     return "\n\n".join(parts)
@@ -314,13 +309,13 @@ def _decays(runs: Runs) -> str:
 
 def _candidates(runs: Runs) -> str:
     """Fewer samples, estimated again, predicted: in the regimes of the rule, by what these cost."""
-    arms: list[tuple[str, str, dict[str, Any]]] = [
-        (f"{arm}, K = {samples}", arm, {"samples": samples}) for arm, samples in FEWER
-    ]
-    arms += [("weights, estimated every 12 steps", "weights", {"refresh": "every"}), ("predicted", "predicted", {})]
+    arms = [(arm, where) for arm, part, where in defaults.CANDIDATES if part == "E7"] + [("predicted", {})]
     parts = []
     for words, measure in BY_PRICE.items():
-        table = [[said, *(priced(_gap(runs, r, arm, where, measure)) for r in RULED)] for said, arm, where in arms]
+        table = [
+            [defaults.named(arm, where), *(priced(further(runs, r, arm, where, measure)) for r in RULED)]
+            for arm, where in arms
+        ]
         parts.append(lines([words, *map(short, RULED)], table))
     return "\n\n".join(parts)
 
@@ -332,7 +327,7 @@ BY_PRICE: dict[str, Measure] = {
 }
 
 
-def _gap(runs: Runs, regime: str, arm: str, where: dict[str, Any], measure: Measure) -> Difference:
+def further(runs: Runs, regime: str, arm: str, where: dict[str, Any], measure: Measure) -> Difference:
     """Of an arm in E7, whatever its samples, to uniform, which has none."""
     return measure(pairs(pick(runs, "E7", regime, arm, **where), pick(runs, "E7", regime, "uniform")))
 
