@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,30 +14,45 @@ from scripts.experiments.evidence.stats import Difference, difference
 from scripts.experiments.page import lines, wrapped
 
 
+class Compared(NamedTuple):
+    """An arm beside uniform: its pairs of runs with verl's trainer, the area between them, and that in plain torch."""
+
+    regime: str
+    arm: str
+    both: list[tuple[Run, Run]]
+    area: Difference
+    there: Difference
+
+
 def block(runs: Runs, in_verl: Sequence[Run]) -> str:
     """Arms over uniform with verl's trainer, beside the same arms in plain torch."""
     if not in_verl:
         return "These runs have not been made yet."
-    table = []
-    for regime, arm, both in verl_pairs(in_verl):
-        area = by_area(both, "step")
-        there = to_uniform(runs, "E5", regime, arm, lambda b: by_area(b, "step"), stages="two stages")
-        table.append(
-            [
-                short(regime),
-                arm,
-                str(len(both)),
-                shown(area),
-                shown(there),
-                _same_sign(area, there),
-                shown(by_final(both)),
-                level([one["tokens"][-1] / other["tokens"][-1] for one, other in both], 2),
-                shown(at_equal_tokens(both)),
-            ]
-        )
+    compared = [
+        Compared(regime, arm, both, by_area(both, "step"), _in_plain_torch(runs, regime, arm))
+        for regime, arm, both in verl_pairs(in_verl)
+    ]
+    table = [
+        [
+            short(one.regime),
+            one.arm,
+            str(len(one.both)),
+            shown(one.area),
+            shown(one.there),
+            _same_sign(one.area, one.there),
+            shown(by_final(one.both)),
+            level([run["tokens"][-1] / uniform["tokens"][-1] for run, uniform in one.both], 2),
+            shown(at_equal_tokens(one.both)),
+        ]
+        for one in compared
+    ]
     head = ["regime", "arm", "seeds", "area, verl", "area, plain torch", "same sign", "final accuracy, equal steps"]
     told = lines([*head, "tokens beside uniform's", "accuracy at uniform's tokens"], table)
-    return f"{told}\n\n{_said(runs, in_verl)}"
+    return f"{told}\n\n{_said(compared, in_verl)}"
+
+
+def _in_plain_torch(runs: Runs, regime: str, arm: str) -> Difference:
+    return to_uniform(runs, "E5", regime, arm, lambda both: by_area(both, "step"), stages="two stages")
 
 
 def verl_pairs(in_verl: Sequence[Run]) -> list[tuple[str, str, list[tuple[Run, Run]]]]:
@@ -70,24 +86,21 @@ def _same_sign(one: Difference, other: Difference) -> str:
     return "not settled" if 0 in signs else "yes" if signs[0] == signs[1] else "no"
 
 
-def _said(runs: Runs, in_verl: Sequence[Run]) -> str:
-    """The table in sentences, and what uniform training does to the student there."""
-    said = []
-    for regime, arm, both in verl_pairs(in_verl):
-        if arm != "sampler":
-            continue
-        there = to_uniform(runs, "E5", regime, arm, lambda b: by_area(b, "step"), stages="two stages")
-        said.append(
-            f"in {short(regime)} the sampler has {shown(by_area(both, 'step'))} over the run, where plain torch has "
-            f"{shown(there)}, {shown(by_final(both))} at its end, and {shown(at_equal_tokens(both))} at "
-            "uniform's tokens"
-        )
+def _said(compared: Sequence[Compared], in_verl: Sequence[Run]) -> str:
+    """The sampler's rows in sentences, and what uniform training does to the student there."""
+    said = [
+        f"in {short(one.regime)} the sampler has {shown(one.area)} over the run, where plain torch has "
+        f"{shown(one.there)}, {shown(by_final(one.both))} at its end, and {shown(at_equal_tokens(one.both))} at "
+        "uniform's tokens"
+        for one in compared
+        if one.arm == "sampler"
+    ]
     uniform = [run for run in in_verl if run["arm"] == "uniform"]
     rises = sum(run["accuracy"][-1] > run["accuracy"][0] for run in uniform)
     drop = -min(min(np.diff(run["accuracy"])) for run in uniform)
     first = [run["accuracy"][1] - run["accuracy"][0] for run in uniform]
-    paid = [100 * share for run in in_verl if run["arm"] != "uniform" for share in _estimates_of(run)]
-    share = f" Estimates are {min(paid):.0f} to {max(paid):.0f} % of the paced runs' tokens." if paid else ""
+    paid = [100 * share for share in map(_estimates, in_verl) if share]
+    share = f" Estimates are {min(paid):.0f} to {max(paid):.0f} % of the tokens of runs that make any." if paid else ""
     return wrapped(
         f"In words: {'; '.join(said)}. Of {len(uniform)} uniform runs {rises} end higher than they began; the largest "
         f"fall from one validation to the next is {drop:.3f}, and at the first one, after {uniform[0]['step'][1]} "
@@ -95,7 +108,9 @@ def _said(runs: Runs, in_verl: Sequence[Run]) -> str:
     )
 
 
-def _estimates_of(run: Run) -> list[float]:
-    """Share of a run's tokens that went into estimates, where its row says so."""
-    kinds = [run.get(f"paced/tokens/estimate/{kind}") for kind in ("prompt", "generated")]
-    return [] if None in kinds else [sum(kinds) / run["tokens"][-1]]
+def _estimates(run: Run) -> float:
+    """Share of a run's tokens that went into estimates; 0 where its row says of none."""
+    return (
+        float(sum(run.get(f"paced/tokens/estimate/{kind}") or 0 for kind in ("prompt", "generated")))
+        / run["tokens"][-1]
+    )

@@ -32,8 +32,9 @@ def made_up(cell: Cell) -> dict[str, Any]:
 def in_verl(arm: str, seed: int) -> dict[str, Any]:
     """A run of verl's trainer; the sampler ends .2 lower, give or take, for 3 tokens instead of 2."""
     end = 0.6 + 0.01 * seed - (0.2 + 0.01 * seed) * (arm == "sampler")
-    spent = [0, 2 + (arm == "sampler")]
-    return {"regime": R3, "arm": arm, "seed": seed, "step": [1, 48], "accuracy": [0.4, end], "tokens": spent}
+    estimate = float(arm == "sampler")
+    row = {"regime": R3, "arm": arm, "seed": seed, "step": [1, 48], "accuracy": [0.4, end], "tokens": [0, 2 + estimate]}
+    return row | {"paced/tokens/estimate/prompt": estimate / 4, "paced/tokens/estimate/generated": estimate * 3 / 4}
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +117,7 @@ def test_runs_of_verl_stand_beside_those_of_plain_torch(blocks: dict[str, str]) 
     assert paid.startswith("**-0.210 ±")
     assert area.startswith("**-0.05"), "(47 / log 48 − 1) / 47 of it"
     assert there.startswith("**+")
+    assert "Estimates are 33 to 33 % of the tokens of runs that make any." in " ".join(blocks["verl"].split())
 
 
 def test_the_rule_wants_no_harm_first(runs: Runs) -> None:
