@@ -11,7 +11,7 @@ from scripts.experiments.evidence.contrasts import Run, Runs, by_area, by_budget
 from scripts.experiments.evidence.of_verl import at_equal_tokens, verl_pairs
 from scripts.experiments.evidence.page import beside_its_best, further
 from scripts.experiments.evidence.predictions import R0, R2, R3
-from scripts.experiments.evidence.shown import after, level, priced, shown, to_uniform
+from scripts.experiments.evidence.shown import after, level, priced, short, shown, to_uniform
 from scripts.experiments.evidence.stats import Difference, difference
 from scripts.experiments.page import wrapped
 
@@ -44,8 +44,11 @@ POINTS = (
     sampler is {sums_r2} from uniform at step 48 in R2, and {sums_r2_price} at 1 : 1 : 3; with a right teacher it is
     {sums_r0} from uniform at step 48 in R0 and {sums_r3} in R3, and at 1 : 1 : 3 {sums_r0_price} and
     {sums_r3_price}.""",
-    """**verl's own trainer has the sampler's signs, and less of their size, at equal steps**: {verl_r2} over the run in
-    R2, {verl_r3} in R3. **At equal tokens pacing loses there**: {verl_r2_tokens} and {verl_r3_tokens}.""",
+    """**verl's own trainer has the sampler's signs, and less of their size, at equal steps**: {verl_sampler_r2} over
+    the run in R2, {verl_sampler_r3} in R3; with the posterior {verl_posterior_r2} and {verl_posterior_r3}. **At equal
+    tokens the sampler loses there**: {verl_sampler_r2_tokens} and {verl_sampler_r3_tokens}; with the posterior
+    {verl_posterior_r2_tokens} and {verl_posterior_r3_tokens}. Leaving out the teacher's wrong responses, which needs
+    no estimates, has {verl_correct_r2} over the run in R2, and {verl_correct_r2_tokens} at equal tokens.""",
     """**The default**: where a teacher's token costs eight of the student's, the registered rule chooses {chosen};
     where all tokens cost the same, {chosen_equal}.""",
 )
@@ -57,8 +60,10 @@ IN_SHORT = (
     dear ({r3_dear} at 1 : 8 : 3), and not where all tokens cost the same ({r3_price} at 1 : 1 : 3).""",
     """**The teacher is right, and the run is long**: uniform weights win by far ({r3_uniform} against {r3_sampler}
     after 320 steps), since problems that weigh 0 are never learned.""",
-    """**With verl's own trainer** (two of these regimes, 5 seeds) the sampler's signs agree at equal steps ({verl_r2}
-    and {verl_r3} over the run), and at equal tokens it loses to uniform ({verl_r2_tokens} and {verl_r3_tokens}).""",
+    """**With verl's own trainer** (a wrong and a right teacher, 5 seeds) the sampler's signs agree at equal steps
+    ({verl_sampler_r2} and {verl_sampler_r3} over the run), and at equal tokens it loses to uniform
+    ({verl_sampler_r2_tokens} and {verl_sampler_r3_tokens}). Leaving out the wrong teacher's mistakes needs no
+    estimates; at equal tokens it has {verl_correct_r2_tokens}.""",
 )
 
 
@@ -153,10 +158,12 @@ def _figures(runs: Runs) -> dict[str, str]:
 
 
 def _figures_of_verl(in_verl: Sequence[Run]) -> dict[str, str]:
-    found = {"verl_r2": "", "verl_r3": "", "verl_r2_tokens": "", "verl_r3_tokens": ""}
+    """Over the run and at uniform's tokens, by arm and regime; nothing where an arm was not run."""
+    names = {"sampler": "sampler", "posterior sampler": "posterior", "teacher correct": "correct"}
+    found = {f"verl_{name}_{r}{at}": "" for name in names.values() for r in ("r2", "r3") for at in ("", "_tokens")}
     for regime, arm, both in verl_pairs(in_verl):
-        if arm == "sampler":
-            name = f"verl_{regime[:2].lower()}"
+        if arm in names:
+            name = f"verl_{names[arm]}_{short(regime).lower()}"
             found |= {name: shown(by_area(both, "step")), f"{name}_tokens": shown(at_equal_tokens(both))}
     return found
 
