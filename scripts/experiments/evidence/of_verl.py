@@ -109,8 +109,6 @@ def _said(compared: Sequence[Compared], in_verl: Sequence[Run]) -> str:
 
 
 def _estimates(run: Run) -> float:
-    """Share of a run's tokens that went into estimates; 0 where its row says of none."""
-    return (
-        float(sum(run.get(f"paced/tokens/estimate/{kind}") or 0 for kind in ("prompt", "generated")))
-        / run["tokens"][-1]
-    )
+    """Share of a run's tokens that went into estimates."""
+    paid: float = sum(run[f"paced/tokens/estimate/{kind}"] for kind in ("prompt", "generated"))
+    return paid / run["tokens"][-1]
