@@ -187,6 +187,8 @@ def orders() -> Iterator[Cell]:
     for stages in ("reverse", "two stages", "two stages, reversed"):
         yield from _grid("E5", MAIN, SHORT, SEEDS, stages=stages)
         yield from _grid("E5", SECOND, SHORT, SEEDS, stages=stages)
+    # With these the rule for defaults can be asked in two stages, too, which is what a user runs.
+    yield from _grid("E5", [regime for regime in RULED if regime not in MAIN], SHORT, SEEDS, stages="two stages")
     yield from _grid("E5", MAIN, GATED, SEEDS, stages="reverse")
     yield from _grid("E5", MAIN, ZEROS, SEEDS, stages="two stages")
 
