@@ -30,6 +30,8 @@ BELOW = "R6 below an epoch"
 SECOND = tuple(name for name in REGIMES if name.startswith("R7"))
 RATES = (1e-4, 3e-4, 3e-3)
 """Learning rates beside the programme's, which was chosen on the calibration's seeds as uniform's best."""
+LOWER = (1e-4, 3e-4, 1e-3)
+"""Those of which one is the best of an arm in a regime."""
 HOPELESS, RIGHT = (0.2, 0.4, 0.6, 0.8), (0.0, 0.25, 0.5, 0.75, 1.0)
 Changes = tuple[tuple[str, float], ...]
 MAIN = ("R0 balanced", "R2 hopeless, wrong teacher", "R3 hopeless, right teacher")
@@ -55,7 +57,7 @@ class Cell:
     """A run.
 
     Attributes:
-        experiment: E0 to E7.
+        experiment: E0 to E8.
         regime: Its name in ``REGIMES``.
         arm: Its name in ``ARMS``.
         changes: What differs from the regime.
@@ -210,6 +212,12 @@ def candidates() -> Iterator[Cell]:
         yield from _grid("E7", MAIN, ("free estimates",), SEEDS[:10], stages="reverse", decay=decay)
 
 
+def rates() -> Iterator[Cell]:
+    """E8: the sampler and uniform at the rate that does each of them best, which E0's seeds choose."""
+    for rate in LOWER:
+        yield from _grid("E8", MAIN, ("uniform", "sampler"), SEEDS, rate=rate)
+
+
 EXPERIMENTS = {
     "E0": calibration,
     "E1": the_map,
@@ -219,6 +227,7 @@ EXPERIMENTS = {
     "E5": orders,
     "E6": families,
     "E7": candidates,
+    "E8": rates,
 }
 
 

@@ -78,9 +78,9 @@ def planned(pair: tuple[Run, Run], axis: str) -> float:
     return min(run.get("steps", np.inf) for run in pair) if axis == "step" else np.inf
 
 
-def by_area(both: list[tuple[Run, Run]], axis: str) -> Difference:
+def by_area(both: list[tuple[Run, Run]], axis: str, since: float = 0.0) -> Difference:
     """Of the mean accuracy over log cost, up to what both have spent; at equal steps, to the end of the programme's."""
-    return difference(*np.array([curves.areas(*pair, axis, planned(pair, axis)) for pair in both]).T)
+    return difference(*np.array([curves.areas(*pair, axis, planned(pair, axis), since) for pair in both]).T)
 
 
 def by_final(both: list[tuple[Run, Run]], axis: str = "step") -> Difference:

@@ -12,28 +12,51 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from scripts.experiments.evidence.arms import ARMS
+from scripts.experiments.evidence.problems import PROMPT
+from scripts.experiments.evidence.regimes import REGIMES
+
 FloatArray = npt.NDArray[np.float64]
 PRICES = {"price 1:1:3": (1.0, 1.0, 3.0), "price 1:8:3": (1.0, 8.0, 3.0)}
-"""Of a token that the student writes, that the teacher reads or writes, and that is trained on."""
-AXES = ("step", "rows", "teacher", *PRICES)
+"""Of a token that the student reads or writes, that the teacher does, and of one of a row that trains. Prompts count
+wherever they go through a model."""
+PROMPTS_FREE = "price 1:1:3, prompts free"
+"""The same where reading prompts costs the student nothing: what is left where responses are much longer than they."""
+AXES = ("step", "rows", "teacher", *PRICES, PROMPTS_FREE)
 GRID = 65
 
 
 def cost(run: Mapping[str, Sequence[float]], axis: str) -> FloatArray:
     """What a run had spent at each of its points, (points,).
 
-    Steps, trained rows, teacher tokens, or a price in units of a token that the student writes, estimates included.
+    Steps, trained rows, teacher tokens, or a price in units of a token that the student reads or writes, estimates
+    included.
     """
-    if axis not in PRICES:
+    if axis != PROMPTS_FREE and axis not in PRICES:
         return np.asarray(run[axis], np.float64)
-    written, taught, trained = PRICES[axis]
-    total = [
-        written * (student + estimate) + taught * teacher + trained * token
-        for student, estimate, teacher, token in zip(
-            run["student"], run["estimate"], run["teacher"], run["trained"], strict=True
-        )
-    ]
-    return np.asarray(total, np.float64)
+    rows, student, estimate, teacher, trained = (
+        np.asarray(run[name], np.float64) for name in ("rows", "student", "estimate", "teacher", "trained")
+    )
+    if axis == PROMPTS_FREE:
+        return estimate - PROMPT * _samples(run) + teacher + 3 * trained
+    of_student, of_teacher, of_training = PRICES[axis]
+    # A row says of its trained tokens only those of the response.
+    return of_student * (student + estimate) + of_teacher * teacher + of_training * (trained + PROMPT * rows)
+
+
+def _samples(run: Mapping[str, Any]) -> int:
+    """Samples that a run's estimates took, whose prompts its tokens hold.
+
+    Raises:
+        ValueError: It also samples later than before the first step, so that its row does not say how many.
+    """
+    rates = ARMS[run["arm"]].block["pass_rate"]
+    refresh = run["refresh"] or rates["refresh"]
+    if refresh not in ("never", "start") or run["stages"] != "forward" or run["changes"]:
+        raise ValueError(f"{run['arm']}, {run['stages']}: its samples are not known")
+    if refresh == "never" or ARMS[run["arm"]].for_free:
+        return 0
+    return (run["samples"] or rates["samples"]) * REGIMES[run["regime"]].prompts
 
 
 def curve(run: Mapping[str, Sequence[float]], axis: str, of: str = "accuracy") -> tuple[FloatArray, FloatArray]:
@@ -60,7 +83,7 @@ def area(x: FloatArray, y: FloatArray, low: float, high: float) -> float:
 
 
 def areas(
-    first: Mapping[str, Any], second: Mapping[str, Any], axis: str, until: float = float("inf")
+    first: Mapping[str, Any], second: Mapping[str, Any], axis: str, until: float = float("inf"), since: float = 0.0
 ) -> tuple[float, float]:
     """Both runs' mean accuracy over the log costs that both have reached, from the first point of the second one on.
 
@@ -71,9 +94,10 @@ def areas(
         first, second: Runs.
         axis: Of the costs.
         until: The largest cost that counts.
+        since: Points of the second one below this cost do not count as its first.
     """
     one, other = curve(first, axis), curve(second, axis)
-    low, high = other[0][other[0] > 0][0], min(one[0][-1], other[0][-1], until)
+    low, high = other[0][(other[0] > 0) & (other[0] >= since)][0], min(one[0][-1], other[0][-1], until)
     if not (affordable(first, axis, high) and affordable(second, axis, high)):
         return float("nan"), float("nan")
     return area(*one, low, high), area(*other, low, high)

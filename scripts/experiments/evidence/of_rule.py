@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from scripts.experiments.evidence import defaults
 from scripts.experiments.evidence.contrasts import Runs
+from scripts.experiments.evidence.curves import PROMPTS_FREE
 from scripts.experiments.evidence.shown import priced, short, shown
 from scripts.experiments.evidence.stats import difference
 from scripts.experiments.page import lines, wrapped
@@ -13,8 +14,34 @@ from scripts.experiments.page import lines, wrapped
 
 def block(runs: Runs) -> str:
     """The rule at both ratios, and what it chooses."""
-    parts = [_ranking(defaults.ranked(runs, axis), axis) for axis in reversed(defaults.RATIOS)]
-    return "\n\n".join([*parts, _choice(runs)])
+    found = {axis: defaults.ranked(runs, axis) for axis in reversed(defaults.RATIOS)}
+    return _told(found, found[defaults.DECIDES], defaults.DECIDES)
+
+
+def prompts_free(runs: Runs) -> str:
+    """The rule where reading prompts costs the student nothing, of arms whose samples are known."""
+    found = defaults.ranked(runs, PROMPTS_FREE, defaults.ONCE)
+    return _told({PROMPTS_FREE: found}, found, PROMPTS_FREE)
+
+
+def in_two_stages(runs: Runs) -> str:
+    """The rule asked of forward KL and then reverse KL, at both ratios."""
+    found = {axis: defaults.ranked(runs, axis, defaults.IN_TWO_STAGES) for axis in reversed(defaults.RATIOS)}
+    return _told(found, found[defaults.DECIDES], defaults.DECIDES)
+
+
+def as_first_written(runs: Runs) -> str:
+    """What the rule said before all arms were read at one price."""
+    best = defaults.ranked(runs, candidates=defaults.OF_THE_MAP, compared=defaults.BY_ENDS)[0]
+    harm = ", ".join(f"{shown(gap)} in {short(regime)}" for regime, gap in best.harm.items())
+    return wrapped(
+        f"As it was first written, the rule chooses *{best.arm}* at {defaults.DECIDES}: {harm}; {shown(best.mean)} in "
+        f"the mean of {', '.join(map(short, defaults.TO_GAIN))}."
+    )
+
+
+def _told(found: dict[str, list[defaults.Candidate]], candidates: list[defaults.Candidate], axis: str) -> str:
+    return "\n\n".join([*(_ranking(ones, at) for at, ones in found.items()), _choice(found, candidates, axis)])
 
 
 def _ranking(candidates: Sequence[defaults.Candidate], axis: str) -> str:
@@ -37,17 +64,15 @@ def _ranking(candidates: Sequence[defaults.Candidate], axis: str) -> str:
     return said
 
 
-def _choice(runs: Runs) -> str:
-    found = {axis: defaults.ranked(runs, axis) for axis in defaults.RATIOS}
-    none = [axis for axis, candidates in found.items() if defaults.chosen(candidates) is None]
-    said = [f"At {axis} no arm is non-inferior in {_list_of(defaults.NOTHING_TO_GAIN)}." for axis in none]
-    candidates = found[defaults.DECIDES]
+def _choice(found: dict[str, list[defaults.Candidate]], candidates: list[defaults.Candidate], axis: str) -> str:
+    none = [at for at, ones in found.items() if defaults.chosen(ones) is None]
+    said = [f"At {at} no arm is non-inferior in {_list_of(defaults.NOTHING_TO_GAIN)}." for at in none]
     best, first = defaults.chosen(candidates), defaults.as_good(candidates)
     if best is not None:
         others = [one for one in candidates if one.harmless and one not in first]
         said.append(
-            f"At {defaults.DECIDES} {sum(one.harmless for one in candidates)} arms are. The best mean is that of "
-            f"*{first[0].arm}*, {shown(first[0].mean)}; not told from it: "
+            f"At {axis} {sum(one.harmless for one in candidates)} of {len(candidates)} are non-inferior there. The best "
+            f"mean is that of *{first[0].arm}*, {shown(first[0].mean)}; not told from it: "
             + (", ".join(f"*{one.arm}* ({_behind(first[0], one)})" for one in first[1:]) or "none")
             + f". The simplest of these is **{best.arm}**."
         )

@@ -10,12 +10,13 @@ import numpy as np
 from scripts.experiments.evidence import curves
 from scripts.experiments.evidence.contrasts import Run, Runs, by_area, by_final, matched
 from scripts.experiments.evidence.shown import level, short, shown, to_uniform
-from scripts.experiments.evidence.stats import Difference, difference
+from scripts.experiments.evidence.stats import Difference, difference, holm
 from scripts.experiments.page import lines, wrapped
 
 
 class Compared(NamedTuple):
-    """An arm beside uniform: its pairs of runs with verl's trainer, the area between them, and that in plain torch."""
+    """An arm beside uniform: its pairs of runs with verl's trainer, the area between them, and that in plain torch over
+    the same steps."""
 
     regime: str
     arm: str
@@ -32,27 +33,41 @@ def block(runs: Runs, in_verl: Sequence[Run]) -> str:
         Compared(regime, arm, both, by_area(both, "step"), _in_plain_torch(runs, regime, arm))
         for regime, arm, both in verl_pairs(in_verl)
     ]
+    adjusted = holm([one.area.p for one in compared])
     table = [
         [
             short(one.regime),
             one.arm,
             str(len(one.both)),
             shown(one.area),
+            f"{p:.2g}",
             shown(one.there),
             _same_sign(one.area, one.there),
             shown(by_final(one.both)),
-            level([run["tokens"][-1] / uniform["tokens"][-1] for run, uniform in one.both], 2),
+            *(level([_tokens(run, of) / _tokens(uniform, of) for run, uniform in one.both], 2) for of in (1, 8)),
             shown(at_equal_tokens(one.both)),
         ]
-        for one in compared
+        for one, p in zip(compared, adjusted, strict=True)
     ]
-    head = ["regime", "arm", "seeds", "area, verl", "area, plain torch", "same sign", "final accuracy, equal steps"]
-    told = lines([*head, "tokens beside uniform's", "accuracy at uniform's tokens"], table)
+    head = ["regime", "arm", "seeds", "area, verl", "p, Holm", "area, plain torch", "same sign"]
+    head += ["final accuracy, equal steps", "tokens beside uniform's", "the teacher's eightfold"]
+    told = lines([*head, "accuracy at uniform's tokens"], table)
     return f"{told}\n\n{_said(compared, in_verl)}"
 
 
 def _in_plain_torch(runs: Runs, regime: str, arm: str) -> Difference:
-    return to_uniform(runs, "E5", regime, arm, lambda both: by_area(both, "step"), stages="two stages")
+    """Over the steps that verl's runs are judged at, of which the first is later than plain torch's."""
+    return to_uniform(runs, "E5", regime, arm, lambda both: by_area(both, "step", since=FIRST), stages="two stages")
+
+
+FIRST = 12
+"""Step of the first validation with verl."""
+
+
+def _tokens(run: Run, of_teacher: float) -> float:
+    """All that a run has read and written, validation and training aside; the teacher's so many times."""
+    price = {"student": 1.0, "estimate": 1.0, "teacher": of_teacher}
+    return sum(price[who] * run[f"paced/tokens/{who}/{kind}"] for who in price for kind in ("prompt", "generated"))
 
 
 def verl_pairs(in_verl: Sequence[Run]) -> list[tuple[str, str, list[tuple[Run, Run]]]]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from paced_verl.config import PassRateConfig
-from scripts.experiments.evidence import defaults, of_predictions, of_rule, of_verl
+from scripts.experiments.evidence import curves, defaults, of_predictions, of_rule, of_verl
 from scripts.experiments.evidence.cells import (
     BELOW,
     BUDGETS,
@@ -45,7 +45,7 @@ from scripts.experiments.evidence.contrasts import (
     pick,
     registered,
 )
-from scripts.experiments.evidence.predictions import R3
+from scripts.experiments.evidence.predictions import R2, R3
 from scripts.experiments.evidence.regimes import REGIMES
 from scripts.experiments.evidence.shown import Measure, after, level, of_pairs, priced, short, shown, to_uniform
 from scripts.experiments.evidence.stats import Difference, difference
@@ -74,6 +74,7 @@ def blocks(runs: Runs, snr: Sequence[dict[str, Any]], in_verl: Sequence[Run]) ->
         "map": _over_regimes(runs, "E1", MAPPED, COMPARED[1:], lambda both: by_area(both, "step")),
         "final": _over_regimes(runs, "E1", MAPPED, COMPARED[1:], by_final),
         "prices": _prices(runs),
+        "filter": _filter(runs),
         "below": _below(runs),
         "controls": _controls(runs),
         "rates": _rates(runs),
@@ -88,6 +89,9 @@ def blocks(runs: Runs, snr: Sequence[dict[str, Any]], in_verl: Sequence[Run]) ->
         "verl": of_verl.block(runs, in_verl),
         "predictions": of_predictions.block(runs),
         "rule": of_rule.block(runs),
+        "prompts_free": of_rule.prompts_free(runs),
+        "in_two_stages": of_rule.in_two_stages(runs),
+        "as_first_written": of_rule.as_first_written(runs),
     }
 
 
@@ -156,16 +160,29 @@ def _prices(runs: Runs) -> str:
     return "\n\n".join(parts)
 
 
+MEASURES: dict[str, Measure] = {
+    "area at equal steps": lambda both: by_area(both, "step"),
+    "final, equal steps": by_final,
+    "final, price 1 : 1 : 3": lambda both: by_final(both, "price 1:1:3"),
+    "final, price 1 : 8 : 3": lambda both: by_final(both, "price 1:8:3"),
+}
+
+
+def _filter(runs: Runs) -> str:
+    """The sampler less the filter on the teacher's correctness, wherever the teacher is wrong."""
+    wrong = (R2, SECOND[0])
+    where = [("E1", regime, {}) for regime in wrong] + [("E6", regime, {"family": "sums"}) for regime in wrong]
+    table = []
+    for part, regime, more in where:
+        both = pairs(*(pick(runs, part, regime, arm, **more) for arm in ("sampler", "teacher correct")))
+        table.append([short(regime) + (", sums" if more else ""), *(priced(m(both)) for m in MEASURES.values())])
+    return lines(["sampler − teacher correct", *MEASURES], table)
+
+
 def _below(runs: Runs) -> str:
     arms = [arm for arm in (*SHORT, *DRAWN) if arm != "uniform"]
-    measures: dict[str, Measure] = {
-        "area at equal steps": lambda both: by_area(both, "step"),
-        "final, equal steps": by_final,
-        "final, price 1 : 1 : 3": lambda both: by_final(both, "price 1:1:3"),
-        "final, price 1 : 8 : 3": lambda both: by_final(both, "price 1:8:3"),
-    }
-    table = [[arm, *(priced(to_uniform(runs, "E1", BELOW, arm, m)) for m in measures.values())] for arm in arms]
-    return lines(["arm", *measures], table)
+    table = [[arm, *(priced(to_uniform(runs, "E1", BELOW, arm, m)) for m in MEASURES.values())] for arm in arms]
+    return lines(["arm", *MEASURES], table)
 
 
 def _controls(runs: Runs) -> str:
@@ -191,22 +208,29 @@ def _rates(runs: Runs) -> str:
             for rate in sorted((*RATES, PLAIN["rate"])):
                 found = pick(runs, "E0", regime, arm, rate=rate).values()
                 at = [[after(run, step) for run in found] for step in AT]
-                table.append([regime, arm, f"{rate:g}", *map(level, at)])
-        said.append(f"{beside_its_best(runs, regime)} in {short(regime)}")
-    told = lines(["regime", "arm", "learning rate", *(f"step {step}" for step in AT)], table)
-    text = (
-        f"At step {AT[-1]} the sampler at {PLAIN['rate']:g} is from uniform at uniform's own best rate, in brackets, "
-        f"{'; '.join(said)}."
-    )
-    return f"{told}\n\n{wrapped(text)}"
+                table.append([regime, arm, f"{rate:g}", *map(level, at), level([_over_the_run(run) for run in found])])
+    for words, read in {f"At step {AT[-1]}": at_the_end, "Averaged over the log of the steps": _over_the_run}.items():
+        gaps = "; ".join(f"{beside_its_best(runs, regime, read)} in {short(regime)}" for regime in MAIN)
+        said.append(f"{words} the sampler at {PLAIN['rate']:g} is from uniform at uniform's best rate, {gaps}.")
+    head = ["regime", "arm", "learning rate", *(f"step {step}" for step in AT), "averaged over the log of the steps"]
+    return f"{lines(head, table)}\n\n{wrapped(' '.join(said))}"
 
 
-def beside_its_best(runs: Runs, regime: str) -> str:
+def at_the_end(run: Run) -> float:
+    return after(run, AT[-1])
+
+
+def _over_the_run(run: Run) -> float:
+    """Mean accuracy over the log of the programme's steps."""
+    return curves.areas(run, run, "step", run["steps"])[0]
+
+
+def beside_its_best(runs: Runs, regime: str, read: Callable[[Run], float]) -> str:
     """The sampler at the programme's rate less uniform at the one that does uniform best, which is named."""
     by_rate = {rate: pick(runs, "E0", regime, "uniform", rate=rate) for rate in (*RATES, PLAIN["rate"])}
-    best = max(by_rate, key=lambda rate: np.mean([after(run, AT[-1]) for run in by_rate[rate].values()]))
+    best = max(by_rate, key=lambda rate: np.mean([read(run) for run in by_rate[rate].values()]))
     both = pairs(pick(runs, "E0", regime, "sampler"), by_rate[best])
-    gap = difference(*([after(run, AT[-1]) for run in side] for side in zip(*both, strict=True)))
+    gap = difference(*([read(run) for run in side] for side in zip(*both, strict=True)))
     return f"{shown(gap)} ({best:g})"
 
 

@@ -16,7 +16,7 @@ from scripts.experiments.evidence.cells import HOPELESS, LONG, RIGHT
 from scripts.experiments.evidence.contrasts import Run, Runs, by_area, by_final, pick
 from scripts.experiments.evidence.page import MAPPED, dose
 from scripts.experiments.evidence.predictions import R3
-from scripts.experiments.evidence.shown import to_uniform
+from scripts.experiments.evidence.shown import Measure, to_uniform
 from scripts.experiments.evidence.stats import Difference
 
 ARMS_SHOWN = (
@@ -35,20 +35,23 @@ WIDEST = 0.2
 
 
 def the_map(runs: Runs, file: Path) -> None:
-    """Arms × regimes, difference to uniform: at equal steps, and what is left of it at equal price."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.2), sharey=True, layout="constrained")
-    _heat(left, [[to_uniform(runs, "E1", r, a, lambda b: by_area(b, "step")) for r in MAPPED] for a in ARMS_SHOWN])
-    _heat(
-        right,
-        [[to_uniform(runs, "E1", r, a, lambda b: by_final(b, "price 1:8:3")) for r in MAPPED] for a in ARMS_SHOWN],
-    )
-    left.set_title("equal steps: mean accuracy over log steps")
-    right.set_title("equal price, estimates counted: accuracy at the end")
-    left.set_yticks(range(len(ARMS_SHOWN)), ARMS_SHOWN)
-    for axes in (left, right):
+    """Arms × regimes, difference to uniform: at equal steps, and what is left of it at both prices."""
+    panels: dict[str, Measure] = {
+        "equal steps: mean accuracy over log steps": lambda both: by_area(both, "step"),
+        "equal price, teacher's tokens eightfold (1 : 8 : 3)": lambda both: by_final(both, "price 1:8:3"),
+        "equal price, all tokens alike (1 : 1 : 3)": lambda both: by_final(both, "price 1:1:3"),
+    }
+    figure, places = plt.subplots(1, len(panels), figsize=(17, 4.2), sharey=True, layout="constrained")
+    for axes, (title, measure) in zip(places, panels.items(), strict=True):
+        _heat(axes, [[to_uniform(runs, "E1", r, a, measure) for r in MAPPED] for a in ARMS_SHOWN])
+        axes.set_title(title, size=10)
         axes.set_xticks(range(len(MAPPED)), list(map(_in_lines, MAPPED)))
-        axes.tick_params(axis="x", labelsize=7)
-    figure.suptitle("Held-out accuracy minus uniform's; 20 seeds; framed where the 95 % interval leaves out 0", size=10)
+        axes.tick_params(axis="x", labelsize=6.5)
+    places[0].set_yticks(range(len(ARMS_SHOWN)), ARMS_SHOWN)
+    figure.suptitle(
+        "Held-out accuracy minus uniform's; 20 seeds; framed where the 95 % interval leaves out 0; prices count estimates",
+        size=10,
+    )
     figure.savefig(file, dpi=110)
     plt.close(figure)
 
