@@ -41,7 +41,7 @@ MAY: dict[str, set[str]] = {
         "teacher",
     },
     "advantage": {"checks", "config", "divergence", "pacing"},
-    "launch": {"advantage", "capability", "checks", "config", "cpu", "pacing", "training"},
+    "launch": {"advantage", "capability", "checks", "config", "cpu", "pacing", "targets", "training"},
     "evaluate": {"launch", "pacing"},
     "diagnostics": {"pacing"},
     "gradients": {"config", "diagnostics", "divergence", "evaluate", "pacing", "targets", "teacher"},

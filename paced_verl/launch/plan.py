@@ -15,10 +15,11 @@ from paced_verl.config import PacedConfig
 from paced_verl.config.capability import STATIC
 from paced_verl.config.verdicts import Verdict
 from paced_verl.config.wiring import teacher_paths
-from paced_verl.launch.advice import recommend
+from paced_verl.launch.advice import Known, recommend
 from paced_verl.launch.price import Price, refreshes
 from paced_verl.pacing.pass_rates import PassRateTable
 from paced_verl.pacing.schedule import Schedule, Stage
+from paced_verl.targets.files import read_outcomes
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Plan:
             pools=_pools(config, paced),
             models=_models(config),
             verdicts=verdicts,
-            advice=list(recommend(paced, _table(paced) if files else None)),
+            advice=list(recommend(paced, _known(paced, prompts, schedule, batch) if files else Known())),
             capabilities=capabilities,
         )
 
@@ -287,9 +288,18 @@ def _pools(config: DictConfig, paced: PacedConfig) -> dict[str, int]:
     return pools
 
 
-def _table(paced: PacedConfig) -> PassRateTable | None:
-    file = paced.pass_rate.file
-    return PassRateTable.load(file) if file is not None and Path(file).is_file() else None
+def _known(paced: PacedConfig, prompts: int | None, schedule: Schedule | None, batch: int) -> Known:
+    """What files say of the run; the checks have found what is there to be readable."""
+    table, targets = (
+        Path(file) if file is not None and Path(file).is_file() else None
+        for file in (paced.pass_rate.file, paced.targets.file)
+    )
+    return Known(
+        table=PassRateTable.load(table) if table else None,
+        judged=read_outcomes(targets) if targets else None,
+        prompts=prompts,
+        draws=schedule.stages[-1].last * batch if schedule else None,
+    )
 
 
 def _models(config: DictConfig) -> dict[str, str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from paced_verl.config import PacedConfig
+from paced_verl.launch.advice import ENOUGH
 from paced_verl.pacing.schedule import Schedule, refresh_due
 
 
@@ -50,7 +51,7 @@ class Price:
             least=least + at_end,
             most=most + at_end,
             scorings=draws["student"] * n + draws["teacher"],
-            cheaper=_cheaper(paced, drawn, most, times),
+            cheaper=_cheaper(paced, drawn, sum(draws.values()) < prompts, times),
         )
 
     def lines(self) -> Iterator[str]:
@@ -96,19 +97,17 @@ def measured_when_drawn(paced: PacedConfig, prompts: int, batch: int, draws: int
     return least * rates.samples, most * rates.samples
 
 
-def _cheaper(paced: PacedConfig, drawn: tuple[int, int], most: int, times: int) -> str:
-    """The setting that saves most of the estimates."""
+def _cheaper(paced: PacedConfig, drawn: tuple[int, int], below: bool, times: int) -> str:
+    """What saves estimates at the least loss that docs/experiments.md has seen: ``drawn`` as of
+    :func:`measured_when_drawn`, ``below``: fewer prompts are drawn than there are."""
     rates = paced.pass_rate
-    if rates.refresh != "draw" and drawn[0] < most:
+    if rates.at_end:
+        return "paced.pass_rate.at_end=false leaves out the last estimate, which trains nothing"
+    if below and rates.refresh != "draw":
         rollouts = f"{drawn[0]:,}" if drawn[0] == drawn[1] else f"{drawn[0]:,} to {drawn[1]:,}"
         return f"paced.pass_rate.refresh=draw measures what is drawn and no more, {rollouts} rollouts"
     if times > 1:
         return "paced.pass_rate.refresh=start measures once, and from_training=true keeps up for free"
-    if rates.at_end:
-        return "paced.pass_rate.at_end=false leaves out the last estimate, which trains nothing"
-    if rates.samples > 2:
-        return (
-            f"paced.pass_rate.samples={rates.samples // 2} halves them (with paced.weight.estimate=posterior, "
-            "which allows for few samples)"
-        )
+    if rates.samples > ENOUGH:
+        return f"paced.pass_rate.samples={ENOUGH} costs {ENOUGH / rates.samples:.0%} of them"
     return "paced.pass_rate.file=… takes those of an earlier run"

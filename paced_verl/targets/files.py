@@ -95,6 +95,33 @@ def read(path: Path, origin: Origin) -> Iterator[tuple[int, Row]]:
         ) from None
 
 
+class Outcomes(NamedTuple):
+    """Of prompts whose response was judged: how many of its tries are correct (0 or 1), and its tries; int64 (R,)."""
+
+    prompts: npt.NDArray[np.int64]
+    correct: npt.NDArray[np.int64]
+    tries: npt.NDArray[np.int64]
+
+
+def read_outcomes(path: Path) -> Outcomes:
+    """Those of a file, its responses unread.
+
+    Raises:
+        PacedError: Not a file of teacher responses.
+    """
+    found = Outcomes(*(np.empty(0, np.int64) for _ in Outcomes._fields))
+    try:
+        with pq.ParquetFile(path) as file:
+            names = [name for name in ("prompt", "correct", "tries") if name in file.schema_arrow.names]
+            for batch in map(_with_tries, file.iter_batches(columns=names)):
+                rows = batch.filter(batch["correct"].is_valid()).select(["prompt", "correct", "tries"])
+                new = (column.cast(pa.int64()).to_numpy(zero_copy_only=False) for column in rows.columns)
+                found = Outcomes(*map(np.append, found, new))
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise PacedError(f"{path} is not a file of teacher responses ({error}).") from None
+    return found
+
+
 def _with_tries(batch: pa.RecordBatch) -> pa.RecordBatch:
     """One a row, where a file does not say."""
     if "tries" in batch.schema.names:

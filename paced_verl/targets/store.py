@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from paced_verl.atomic import replacing
 from paced_verl.errors import PacedError
 from paced_verl.fingerprint import prompt_hash, spread
-from paced_verl.targets.files import Origin, Row, read, write
+from paced_verl.targets.files import Origin, Outcomes, Row, read, write
 
 _LIST = "parts.json"
 _Version = tuple[int, int, int]
@@ -89,11 +88,10 @@ class TargetStore:
         """Whether there is a response, and not only the knowledge that none could be had."""
         return prompt in self._rows and len(self._rows[prompt].token_ids) > 0
 
-    def outcomes(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Prompts whose response was judged, how many of its tries are correct (0 or 1), and its tries: int64 (R,)."""
+    def outcomes(self) -> Outcomes:
+        """Of prompts whose response was judged."""
         judged = [(prompt, row.correct, row.tries) for prompt, row in self._rows.items() if row.correct is not None]
-        prompts, correct, tries = np.array(judged, np.int64).reshape(-1, 3).T
-        return prompts, correct, tries
+        return Outcomes(*np.array(judged, np.int64).reshape(-1, 3).T)
 
     @property
     def responses(self) -> int:

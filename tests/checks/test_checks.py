@@ -305,8 +305,8 @@ def test_the_plan_warns_where_pass_rates_rest_on_too_few_visits(
     ("overrides", "price", "cheaper"),
     [
         # 2 estimates of 12 prompts × 8 samples; stage 1 scores 5 × 4 rows, stage 2 samples and scores 5 × 8.
-        ([], "232 rollouts, 192 of them (83%) for estimates; at most 60 teacher scorings", "refresh=draw"),
-        (["paced.pass_rate.refresh=start"], "136 rollouts, 96 of them (71%)", "samples=4 halves them"),
+        ([], "232 rollouts, 192 of them (83%) for estimates; at most 60 teacher scorings", "refresh=start"),
+        (["paced.pass_rate.refresh=start"], "136 rollouts, 96 of them (71%)", "samples=4 costs 50% of them"),
         (["paced.pass_rate.refresh=start", "paced.pass_rate.at_end=true"], "232 rollouts, 192 of", "at_end=false"),
         (["paced.pass_rate.refresh=start", "paced.pass_rate.samples=3"], "76 rollouts, 36 of them (47%)", ""),
         (["paced.pass_rate.refresh=start", "paced.pass_rate.samples=2", "paced.schedule.1.responses=teacher"],

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from paced_verl.errors import PacedError
 from paced_verl.fingerprint import fingerprint_of, prompt_hash
-from paced_verl.targets.files import SCHEMA, Origin
+from paced_verl.targets.files import SCHEMA, Origin, read_outcomes
 from paced_verl.targets.store import Target, TargetStore, column, response_in
 
 PROMPT = [{"role": "user", "content": "2+2?"}]
@@ -27,6 +28,7 @@ targets = st.builds(
     st.text(max_size=5),
     st.sampled_from([True, False, None]),
     st.sampled_from(["", "abc"]),
+    st.integers(1, 9),
 )
 
 
@@ -47,6 +49,8 @@ def test_a_saved_file_is_the_same_store(rows: dict[int, Target], tmp_path_factor
     assert len(loaded) == len(rows)
     assert loaded.responses == sum(bool(target.token_ids) for target in rows.values())
     assert [file.name for file in path.parent.iterdir()] == ["targets.parquet"], "no temporary file is left"
+    judged = [(prompt, int(row.correct), row.tries) for prompt, row in sorted(rows.items()) if row.correct is not None]
+    assert list(zip(*map(np.ndarray.tolist, read_outcomes(path)), strict=True)) == judged, "read without the responses"
 
 
 class Killed(BaseException):
@@ -367,6 +371,8 @@ def test_a_foreign_file_is_refused_by_name(tmp_path: Path, content: bytes) -> No
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"targets\.parquet is not a file of teacher responses"):
         TargetStore().load(path)
+    with pytest.raises(ValueError, match=r"targets\.parquet is not a file of teacher responses"):
+        read_outcomes(path)
 
 
 def test_columns_by_dotted_path() -> None:
@@ -418,6 +424,7 @@ def test_a_file_of_wider_types_in_another_order_is_read(tmp_path: Path) -> None:
     store = TargetStore()
     store.load(tmp_path / "wide.parquet")
     assert contents(store) == {7: Target((5, 6), "x", True)}
+    assert [column.tolist() for column in read_outcomes(tmp_path / "wide.parquet")] == [[7], [1], [1]]
 
 
 @pytest.mark.parametrize("nothing", [{}, {"response": None}, {"response": ""}, {"response": " \n"}])

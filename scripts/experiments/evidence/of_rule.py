@@ -71,8 +71,8 @@ def _choice(found: dict[str, list[defaults.Candidate]], candidates: list[default
     if best is not None:
         others = [one for one in candidates if one.harmless and one not in first]
         said.append(
-            f"At {axis} {sum(one.harmless for one in candidates)} of {len(candidates)} are non-inferior there. The best "
-            f"mean is that of *{first[0].arm}*, {shown(first[0].mean)}; not told from it: "
+            f"At {axis} {sum(one.harmless for one in candidates)} of {len(candidates)} are non-inferior there. The "
+            f"best mean is that of *{first[0].arm}*, {shown(first[0].mean)}; not told from it: "
             + (", ".join(f"*{one.arm}* ({_behind(first[0], one)})" for one in first[1:]) or "none")
             + f". The simplest of these is **{best.arm}**."
         )

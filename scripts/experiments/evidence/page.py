@@ -21,6 +21,7 @@ from scripts.experiments.evidence.cells import (
     LAST,
     LONG,
     LONGEST,
+    LOWER,
     MAIN,
     RATES,
     RIGHT,
@@ -202,36 +203,68 @@ def _controls(runs: Runs) -> str:
 
 
 def _rates(runs: Runs) -> str:
-    table, said = [], []
+    table = []
     for regime in MAIN:
         for arm in ("uniform", "sampler"):
             for rate in sorted((*RATES, PLAIN["rate"])):
                 found = pick(runs, "E0", regime, arm, rate=rate).values()
                 at = [[after(run, step) for run in found] for step in AT]
-                table.append([regime, arm, f"{rate:g}", *map(level, at), level([_over_the_run(run) for run in found])])
-    for words, read in {f"At step {AT[-1]}": at_the_end, "Averaged over the log of the steps": _over_the_run}.items():
-        gaps = "; ".join(f"{beside_its_best(runs, regime, read)} in {short(regime)}" for regime in MAIN)
-        said.append(f"{words} the sampler at {PLAIN['rate']:g} is from uniform at uniform's best rate, {gaps}.")
-    head = ["regime", "arm", "learning rate", *(f"step {step}" for step in AT), "averaged over the log of the steps"]
-    return f"{lines(head, table)}\n\n{wrapped(' '.join(said))}"
+                table.append([regime, arm, f"{rate:g}", *map(level, at), level([over_the_run(run) for run in found])])
+    head = ["regime", "arm", "learning rate", *(f"step {step}" for step in AT), OVER_THE_LOG]
+    best = [
+        [
+            short(regime),
+            words,
+            *(f"{best_rate(runs, regime, arm, read):g}" for arm in ("uniform", "sampler")),
+            shown(at_the_same_rate(runs, regime, read)),
+            shown(at_best_rates(runs, regime, read)),
+        ]
+        for regime in MAIN
+        for words, read in READ.items()
+    ]
+    columns = [
+        "regime",
+        "accuracy",
+        "uniform's best",
+        "sampler's best",
+        f"both at {PLAIN['rate']:g}",
+        "each at its best",
+    ]
+    return "\n\n".join([lines(head, table), lines(columns, best)])
 
 
 def at_the_end(run: Run) -> float:
     return after(run, AT[-1])
 
 
-def _over_the_run(run: Run) -> float:
+def over_the_run(run: Run) -> float:
     """Mean accuracy over the log of the programme's steps."""
     return curves.areas(run, run, "step", run["steps"])[0]
 
 
-def beside_its_best(runs: Runs, regime: str, read: Callable[[Run], float]) -> str:
-    """The sampler at the programme's rate less uniform at the one that does uniform best, which is named."""
-    by_rate = {rate: pick(runs, "E0", regime, "uniform", rate=rate) for rate in (*RATES, PLAIN["rate"])}
-    best = max(by_rate, key=lambda rate: np.mean([read(run) for run in by_rate[rate].values()]))
-    both = pairs(pick(runs, "E0", regime, "sampler"), by_rate[best])
-    gap = difference(*([read(run) for run in side] for side in zip(*both, strict=True)))
-    return f"{shown(gap)} ({best:g})"
+OVER_THE_LOG = "over the log of the steps"
+READ = {f"at step {AT[-1]}": at_the_end, OVER_THE_LOG: over_the_run}
+
+
+def best_rate(runs: Runs, regime: str, arm: str, read: Callable[[Run], float]) -> float:
+    """Of an arm in a regime, by the calibration's seeds."""
+    by_rate = {rate: pick(runs, "E0", regime, arm, rate=rate) for rate in LOWER}
+    return max(LOWER, key=lambda rate: np.mean([read(run) for run in by_rate[rate].values()]))
+
+
+def at_the_same_rate(runs: Runs, regime: str, read: Callable[[Run], float]) -> Difference:
+    """The sampler less uniform, both at the programme's rate, on the seeds of the other rates."""
+    return _read(*(pick(runs, "E8", regime, arm) for arm in ("sampler", "uniform")), read)
+
+
+def at_best_rates(runs: Runs, regime: str, read: Callable[[Run], float]) -> Difference:
+    """The same, each at the rate that does it best."""
+    sides = [pick(runs, "E8", regime, arm, rate=best_rate(runs, regime, arm, read)) for arm in ("sampler", "uniform")]
+    return _read(*sides, read)
+
+
+def _read(one: dict[int, Run], other: dict[int, Run], read: Callable[[Run], float]) -> Difference:
+    return difference(*([read(run) for run in side] for side in zip(*pairs(one, other), strict=True)))
 
 
 def _doses(runs: Runs) -> str:

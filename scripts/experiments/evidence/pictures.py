@@ -49,7 +49,8 @@ def the_map(runs: Runs, file: Path) -> None:
         axes.tick_params(axis="x", labelsize=6.5)
     places[0].set_yticks(range(len(ARMS_SHOWN)), ARMS_SHOWN)
     figure.suptitle(
-        "Held-out accuracy minus uniform's; 20 seeds; framed where the 95 % interval leaves out 0; prices count estimates",
+        "Held-out accuracy minus uniform's; 20 seeds; framed where the 95 % interval leaves out 0; "
+        "prices count estimates",
         size=10,
     )
     figure.savefig(file, dpi=110)
