@@ -9,61 +9,61 @@ from scripts.experiments.evidence import defaults
 from scripts.experiments.evidence.cells import BELOW, BUDGETS, RULED
 from scripts.experiments.evidence.contrasts import Run, Runs, by_area, by_budget, by_final, pairs, pick
 from scripts.experiments.evidence.of_verl import at_equal_tokens, verl_pairs
-from scripts.experiments.evidence.page import beside_its_best, further
-from scripts.experiments.evidence.predictions import R0, R2, R3
+from scripts.experiments.evidence.page import at_best_rates, at_the_end, further, over_the_run
+from scripts.experiments.evidence.predictions import R0, R2, R3, R4
 from scripts.experiments.evidence.shown import after, level, priced, short, shown, to_uniform
-from scripts.experiments.evidence.stats import Difference, difference
+from scripts.experiments.evidence.stats import Difference
 from scripts.experiments.page import wrapped
 
 POINTS = (
-    """**A wrong teacher is what pacing is for.** Where the teacher is wrong at what the student cannot do (R2), the
-    sampler ends 48 steps {r2_final} ahead of uniform, at one learning rate for both. Uniform at the rate that does it
-    least harm is nearer: the sampler leads that one by {r2_rate}, on the calibration's five seeds. So is a uniform run
-    of 192 steps: after 48 the sampler is {r2_late} from it. Leaving out the teacher's wrong responses is worth most of
-    that under forward KL: it is {r2_correct} from the sampler averaged over the run, {r2_correct_final} at the end.
-    Under reverse KL there is no such filter, and gating by the teacher's own pass rates is {r2_gate} from the
-    sampler.""",
-    """**With a right teacher it wins short runs and loses long ones.** Uniform training on hopeless prompts first
-    destroys what the student could do: in R3 its accuracy falls from {r3_start} to {r3_dip} in three steps. Pacing has
-    no such dip ({r3_area}, averaged over 48 steps), but never gets to what is out of reach either: after 320 steps
-    uniform has {r3_uniform}, the sampler {r3_sampler}. Uniform passes it {crossing}. Estimating again does not help as
-    long as p̂ = 0 weighs 0 ({r3_again} from uniform after 320 steps); the posterior, estimated every 12 steps, ends
-    {r3_posterior} from it.""",
-    """**Eight samples a prompt cost more than they bring where all tokens cost the same and nothing is wrong**: at
-    1 : 1 : 3 the sampler ends {r0_price} from uniform in R0 and {r3_price} in R3. Where a run sees less than half of
-    its prompts (R6), at the price of four times as many uniform steps it is {below}. With a teacher that is eight
-    times as dear, the skipped prompts pay for the estimates ({r0_dear} and {r3_dear}), but not in R6 ({below_dear}).
-    The sampler needs few samples: with K = 4 it is {k4} from K = 8 in R3, with K = 2 {k2}. The posterior needs more:
-    with K = 2 it is {posterior_k2} from K = 8.""",
-    """**Four samples a prompt are the cheaper setting.** For what uniform's 48 steps cost at 1 : 1 : 3, where eight are
-    not affordable, the paper's weights with K = 4 have {four_r0} in R0, {four_r1} in R1, {four_r3} in R3, {four_r5} in
-    R5, and {four_r4} where the verifier is wrong (R4), so that they are not shown to do no harm there. Uniform
-    then comes back from its dip: at the price of its own 48 steps the sampler with K = 4 is {four_end} from it in
-    R3.""",
-    """**The second task shows it with a wrong teacher only, and only while estimates are not counted.** There the
-    sampler is {sums_r2} from uniform at step 48 in R2, and {sums_r2_price} at 1 : 1 : 3; with a right teacher it is
-    {sums_r0} from uniform at step 48 in R0 and {sums_r3} in R3, and at 1 : 1 : 3 {sums_r0_price} and
-    {sums_r3_price}.""",
+    """**Where the teacher is wrong at what the student cannot do, pacing helps, and a filter on the teacher's answers
+    helps as much for less.** In R2 the sampler ends 48 steps {r2_final} ahead of uniform, at one learning rate for
+    both; with each at its own best rate {r2_rates}. Leaving out the teacher's wrong responses, which needs no
+    estimates, is {r2_correct} from the sampler over the log of the steps, {r2_correct_final} at the end, and at equal
+    price (1 : 1 : 3) {r2_correct_price}; on the second task {sums_correct} at the end. Under reverse KL there is no
+    such filter, and gating by the teacher's own pass rates is {r2_gate} from the sampler.""",
+    """**With a right teacher it can win a short run, and loses the long one.** On the first task uniform training on
+    hopeless prompts first destroys what the student could do: in R3 its accuracy falls from {r3_start} to {r3_dip} in
+    three steps. Pacing has no such dip ({r3_area} over the log of 48 steps; {r3_rates} with each at its own best rate),
+    but never gets to what is out of reach either: after 320 steps uniform has {r3_uniform}, the sampler {r3_sampler}.
+    Uniform passes it {crossing}. Estimating again does not help as long as p̂ = 0 weighs 0 ({r3_again} from uniform
+    after 320 steps); the posterior, estimated every 12 steps, ends {r3_posterior} from it, estimates not counted.""",
+    """**Estimates cost about what they bring where all tokens cost the same and nothing is wrong**: at 1 : 1 : 3 the
+    sampler with eight samples a prompt ends {r0_price} from uniform in R0 and {r3_price} in R3; where the verifier is
+    wrong (R4) it loses, {r4_price}. With a teacher that is eight times as dear, the skipped prompts pay for the
+    estimates ({r0_dear} and {r3_dear}). Where a run sees less than half of its prompts (R6), they do not: {below} at 1
+    : 1 : 3, {below_dear} at 1 : 8 : 3.""",
+    """**Four samples a prompt are the cheaper setting.** Over the log of the steps the sampler with K = 4 is {k4} from
+    K = 8 in R3, with K = 2 {k2}; the posterior needs more, with K = 2 it is {posterior_k2} from K = 8. For what
+    uniform's 48 steps cost at 1 : 1 : 3, the paper's weights with K = 4 have {four_r0} in R0, {four_r1} in R1,
+    {four_r3} in R3, {four_r5} in R5, and {four_r4} in R4, so that they are not shown to do no harm there. At the price
+    of all of their own 48 steps they are {four_own_r3} from uniform in R3, and {four_own_r4} in R4.""",
+    """**On the second task only a wrong teacher makes pacing help.** There the sampler is {sums_r2} from uniform at
+    step 48 in R2, and {sums_r2_price} at 1 : 1 : 3; with a right teacher it is {sums_r0} from uniform at step 48 in R0
+    and {sums_r3} in R3, and at 1 : 1 : 3 {sums_r0_price} and {sums_r3_price}.""",
     """**verl's own trainer has the sampler's signs, and less of their size, at equal steps**: {verl_sampler_r2} over
-    the run in R2, {verl_sampler_r3} in R3; with the posterior {verl_posterior_r2} and {verl_posterior_r3}. **At equal
-    tokens the sampler loses there**: {verl_sampler_r2_tokens} and {verl_sampler_r3_tokens}; with the posterior
-    {verl_posterior_r2_tokens} and {verl_posterior_r3_tokens}. Leaving out the teacher's wrong responses, which needs
-    no estimates, has {verl_correct_r2} over the run in R2, and {verl_correct_r2_tokens} at equal tokens.""",
-    """**The default**: where a teacher's token costs eight of the student's, the registered rule chooses {chosen};
-    where all tokens cost the same, {chosen_equal}.""",
+    the log of the steps in R2, {verl_sampler_r3} in R3; with the posterior {verl_posterior_r2} and {verl_posterior_r3}.
+    (Adjusted for eight comparisons only the first is settled.) **At equal tokens the sampler loses there**, training
+    tokens not counted: {verl_sampler_r2_tokens} and {verl_sampler_r3_tokens}; with the posterior
+    {verl_posterior_r2_tokens} and {verl_posterior_r3_tokens}. Leaving out the teacher's wrong responses, which needs no
+    estimates, has {verl_correct_r2} at equal steps in R2, and {verl_correct_r2_tokens} at equal tokens.""",
+    """**The default**: where a teacher's token costs eight of the student's, the rule chooses {chosen}, in forward KL;
+    where all tokens cost the same, {chosen_equal}. In two stages it chooses {chosen_two} at 1 : 8 : 3, and
+    {chosen_two_equal} at 1 : 1 : 3.""",
 )
 IN_SHORT = (
-    """**The teacher is wrong at what the student cannot do**: pacing helps ({r2_final} accuracy after 48 steps), and so
-    does leaving out the teacher's mistakes.""",
-    """**The teacher is right, and the run is short**: pacing keeps what the student can do, which training on
-    hopeless problems first destroys ({r3_area} over 48 steps). At equal price it pays where the teacher's tokens are
-    dear ({r3_dear} at 1 : 8 : 3), and not where all tokens cost the same ({r3_price} at 1 : 1 : 3).""",
+    """**The teacher is wrong at what the student cannot do**: pacing helps ({r2_final} accuracy after 48 steps;
+    {r2_rates} with the learning rate tuned for each), and so does leaving out the teacher's mistakes, which needs no
+    estimates and is no worse at equal price ({r2_correct_price} from pacing).""",
+    """**The teacher is right, and the run is short**: pacing keeps what the student can do, where training on hopeless
+    problems first destroys it ({r3_area} over the log of 48 steps; {r3_rates} with tuned rates). At equal price it pays
+    where the teacher's tokens are dear ({r3_dear} at 1 : 8 : 3), and not where all tokens cost the same ({r3_price} at
+    1 : 1 : 3). A second task has no such fall, and there pacing loses ({sums_r3} at step 48).""",
     """**The teacher is right, and the run is long**: uniform weights win by far ({r3_uniform} against {r3_sampler}
     after 320 steps), since problems that weigh 0 are never learned.""",
     """**With verl's own trainer** (a wrong and a right teacher, 5 seeds) the sampler's signs agree at equal steps
-    ({verl_sampler_r2} and {verl_sampler_r3} over the run), and at equal tokens it loses to uniform
-    ({verl_sampler_r2_tokens} and {verl_sampler_r3_tokens}). Leaving out the wrong teacher's mistakes needs no
-    estimates; at equal tokens it has {verl_correct_r2_tokens}.""",
+    ({verl_sampler_r2} and {verl_sampler_r3}), and at equal tokens it loses to uniform ({verl_sampler_r2_tokens} and
+    {verl_sampler_r3_tokens}). Leaving out the wrong teacher's mistakes has {verl_correct_r2_tokens} there.""",
 )
 
 
@@ -98,15 +98,18 @@ def _figures(runs: Runs) -> dict[str, str]:
     def samples(arm: str, few: int) -> str:
         return gap(area, *(pick(runs, "E4", R3, arm, samples=k) for k in (few, 8)))
 
-    def sums(regime: str, axis: str = "step") -> str:
+    def on_sums(regime: str, axis: str = "step") -> str:
         return final(regime, "sampler", axis, "E6", family="sums")
+
+    def chosen(axis: str, candidates: Sequence[defaults.Choice] = defaults.CANDIDATES) -> str:
+        one = defaults.chosen(defaults.ranked(runs, axis, candidates))
+        return f"*{one.arm}*" if one else "none, for none is shown to do no harm in R0, R1 and R4"
 
     def four(regime: str) -> str:
         return priced(further(runs, regime, "weights", {"samples": 4}, lambda both: by_budget(both, "price 1:1:3")))
 
-    def four_at_its_end() -> str:
-        sampler, uniform = pick(runs, "E4", R3, "sampler", samples=4), pick(runs, "E4", R3, "uniform")
-        return priced(by_final(pairs(sampler, uniform), "price 1:1:3"))
+    def four_own(regime: str) -> str:
+        return priced(further(runs, regime, "weights", {"samples": 4}, lambda both: by_final(both, "price 1:1:3")))
 
     def again(arm: str) -> str:
         return gap(by_final, pick(runs, "E3", R3, arm, refresh="every"), pick(runs, "E3", R3, "uniform", changes=long))
@@ -114,24 +117,23 @@ def _figures(runs: Runs) -> dict[str, str]:
     long = f"prompts={BUDGETS[1][1]}"
     sampler, correct = (pick(runs, "E1", R2, arm) for arm in ("sampler", "teacher correct"))
     gate, reverse = (pick(runs, "E5", R2, arm, stages="reverse") for arm in ("teacher gate", "sampler"))
-    late = [(after(one, 48), after(other, 192)) for one, other in pairs(sampler, pick(runs, "E1", R2, "uniform"))]
-    chosen = {axis: defaults.chosen(defaults.ranked(runs, axis)) for axis in defaults.RATIOS}
-    said = {
-        axis: f"*{one.arm}*" if one else "none, for none is shown to do no harm in R0, R1 and R4"
-        for axis, one in chosen.items()
-    }
+    sums = {arm: pick(runs, "E6", R2, arm, family="sums") for arm in ("sampler", "teacher correct")}
     return {
-        "chosen": said["price 1:8:3"],
-        "chosen_equal": said["price 1:1:3"],
+        "chosen": chosen("price 1:8:3"),
+        "chosen_equal": chosen("price 1:1:3"),
+        "chosen_two": chosen("price 1:8:3", defaults.IN_TWO_STAGES),
+        "chosen_two_equal": chosen("price 1:1:3", defaults.IN_TWO_STAGES),
         "r2_final": final(R2, "sampler"),
-        "r2_rate": beside_its_best(runs, R2),
-        "r2_late": shown(difference(*zip(*late, strict=True))),
+        "r2_rates": shown(at_best_rates(runs, R2, at_the_end)),
         "r2_correct": gap(area, correct, sampler),
         "r2_correct_final": gap(by_final, correct, sampler),
+        "r2_correct_price": priced(by_final(pairs(correct, sampler), "price 1:1:3")),
+        "sums_correct": gap(by_final, sums["teacher correct"], sums["sampler"]),
         "r2_gate": gap(area, gate, reverse),
         "r3_start": at("E1", "uniform", 0),
         "r3_dip": at("E1", "uniform", 3),
         "r3_area": shown(to_uniform(runs, "E1", R3, "sampler", area)),
+        "r3_rates": shown(at_best_rates(runs, R3, over_the_run)),
         "r3_uniform": at("E3", "uniform", 320, changes=long),
         "r3_sampler": at("E3", "sampler", 320, changes=long),
         "crossing": crossing(runs),
@@ -139,6 +141,7 @@ def _figures(runs: Runs) -> dict[str, str]:
         "r3_posterior": again("posterior sampler"),
         "r0_price": final(R0, "sampler", "price 1:1:3"),
         "r3_price": final(R3, "sampler", "price 1:1:3"),
+        "r4_price": final(R4, "sampler", "price 1:1:3"),
         "below": final(BELOW, "sampler", "price 1:1:3"),
         "below_dear": final(BELOW, "sampler", "price 1:8:3"),
         "r0_dear": final(R0, "sampler", "price 1:8:3"),
@@ -147,13 +150,14 @@ def _figures(runs: Runs) -> dict[str, str]:
         "k2": samples("sampler", 2),
         "posterior_k2": samples("posterior sampler", 2),
         **{f"four_{regime[:2].lower()}": four(regime) for regime in RULED},
-        "four_end": four_at_its_end(),
-        "sums_r2": sums(R2),
-        "sums_r2_price": sums(R2, "price 1:1:3"),
-        "sums_r0": sums(R0),
-        "sums_r3": sums(R3),
-        "sums_r0_price": sums(R0, "price 1:1:3"),
-        "sums_r3_price": sums(R3, "price 1:1:3"),
+        "four_own_r3": four_own(R3),
+        "four_own_r4": four_own(R4),
+        "sums_r2": on_sums(R2),
+        "sums_r2_price": on_sums(R2, "price 1:1:3"),
+        "sums_r0": on_sums(R0),
+        "sums_r3": on_sums(R3),
+        "sums_r0_price": on_sums(R0, "price 1:1:3"),
+        "sums_r3_price": on_sums(R3, "price 1:1:3"),
     }
 
 

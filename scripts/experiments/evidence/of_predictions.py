@@ -28,7 +28,7 @@ def block(runs: Runs) -> str:
         follows = predictions.follows(p, came)
         table.append(
             [
-                p.name,
+                f"{p.name} †" if p.in_words else p.name,
                 compared + (f" ({where})" if where else ""),
                 MEASURES[p.measure] + ("" if p.axis == "step" else f", {p.axis}"),
                 expected,

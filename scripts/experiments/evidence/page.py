@@ -407,7 +407,8 @@ def _orders(runs: Runs) -> str:
     parts = []
     for way in WAYS[1:]:
         arms = (*SHORT[1:], *{"reverse": GATED, TWO_STAGES: ZEROS}.get(way, ()))
-        table = _over_regimes(runs, "E5", ORDERED, arms, lambda both: by_area(both, "step"), stages=way)
+        regimes = (*RULED, *SECOND) if way == TWO_STAGES else ORDERED
+        table = _over_regimes(runs, "E5", regimes, arms, lambda both: by_area(both, "step"), stages=way)
         parts.append(f"{way}:\n\n{table}")
     return "\n\n".join([*parts, f"accuracy at the end, two stages − two stages, reversed:\n\n{_order(runs)}"])
 

@@ -1,6 +1,7 @@
 """What was expected before any run with seeds of 100 and more, and what came out.
 
-Written down after pilots of 3 or 4 seeds, which are other ones; the words and intervals are not changed afterwards.
+Written down after pilots of 3 or 4 seeds, which are other ones; intervals are not changed afterwards. Where there were words
+only, arms and measures were settled when results were known: :attr:`Prediction.in_words`.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class Prediction:
         if_below, if_above: What follows where it is wrong on that side.
         share: Of the second gain.
         early: Steps.
+        in_words: What was written down has no figures.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Prediction:
     if_above: str = ""
     share: float = 1.0
     early: int = 40
+    in_words: bool = False
 
 
 def _uniform(name: str, regime: str, arm: str, expected: Interval, part: str = "E1", **other: Any) -> Prediction:
@@ -91,6 +94,7 @@ PREDICTIONS = (
         where=(("changes", HALF_WRONG),),
         other=(("changes", HALF_RIGHT),),
         if_below="the gain does not depend on the teacher",
+        in_words=True,
     ),
     _uniform(
         "R2 by the teacher, sign",
@@ -100,6 +104,7 @@ PREDICTIONS = (
         part="E2",
         where=(("changes", HALF_RIGHT),),
         if_above="no change of sign: right answers out of reach do harm as well",
+        in_words=True,
     ),
     _uniform("R3 sampler", R3, "sampler", (0.08, 0.12), if_below="what is out of reach is learnt at once"),
     _uniform(
@@ -120,6 +125,7 @@ PREDICTIONS = (
         part="E3",
         measure="shrinking",
         where=(("changes", "prompts=512"),),
+        in_words=True,
     ),
     Prediction(
         "R3 long run, estimated again",
@@ -150,6 +156,7 @@ PREDICTIONS = (
             where=(("stages", "reverse"),),
             share=0.7,
             if_below="they do not keep 70 % of the gain",
+            in_words=True,
         )
         for regime in (R2, R3)
     ),
@@ -187,7 +194,8 @@ PREDICTIONS = (
         "(1, 2)",
         "weights",
         (0.0, ANY),
-        if_below="not the best where held-out problems are harder than training's",
+        if_below="but held-out problems are no harder there than training's, as the programme has it",
+        in_words=True,
     ),
     Prediction("oracle in R2", "E1", R2, "oracle", "posterior sampler", (-0.01, 0.01), if_above=BOTTLENECK),
     Prediction("oracle in R3", "E1", R3, "oracle", "posterior sampler", (-0.01, 0.01), if_above=BOTTLENECK),
