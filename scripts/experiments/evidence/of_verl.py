@@ -29,8 +29,9 @@ def block(runs: Runs, in_verl: Sequence[Run]) -> str:
     """Arms over uniform with verl's trainer, beside the same arms in plain torch."""
     if not in_verl:
         return "These runs have not been made yet."
+    since = min(step for run in in_verl for step in run["step"] if step > 0)
     compared = [
-        Compared(regime, arm, both, by_area(both, "step"), _in_plain_torch(runs, regime, arm))
+        Compared(regime, arm, both, by_area(both, "step"), _in_plain_torch(runs, regime, arm, since))
         for regime, arm, both in verl_pairs(in_verl)
     ]
     adjusted = holm([one.area.p for one in compared])
@@ -55,13 +56,9 @@ def block(runs: Runs, in_verl: Sequence[Run]) -> str:
     return f"{told}\n\n{_said(compared, in_verl)}"
 
 
-def _in_plain_torch(runs: Runs, regime: str, arm: str) -> Difference:
-    """Over the steps that verl's runs are judged at, of which the first is later than plain torch's."""
-    return to_uniform(runs, "E5", regime, arm, lambda both: by_area(both, "step", since=FIRST), stages="two stages")
-
-
-FIRST = 12
-"""Step of the first validation with verl."""
+def _in_plain_torch(runs: Runs, regime: str, arm: str, since: float) -> Difference:
+    """Over the steps from one on: verl's first validation is later than plain torch's."""
+    return to_uniform(runs, "E5", regime, arm, lambda both: by_area(both, "step", since=since), stages="two stages")
 
 
 def _tokens(run: Run, of_teacher: float) -> float:

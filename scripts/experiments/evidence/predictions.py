@@ -1,7 +1,7 @@
 """What was expected before any run with seeds of 100 and more, and what came out.
 
-Written down after pilots of 3 or 4 seeds, which are other ones; intervals are not changed afterwards. Where there were words
-only, arms and measures were settled when results were known: :attr:`Prediction.in_words`.
+Written down after pilots of 3 or 4 seeds, which are other ones; intervals are not changed afterwards. Where there were
+words only, arms and measures were settled when results were known: :attr:`Prediction.in_words`.
 """
 
 from __future__ import annotations

@@ -16,10 +16,10 @@ from scripts.experiments.evidence.cells import programme
 
 
 def run(accuracy: list[float], **columns: Any) -> dict[str, Any]:
-    """A run whose step costs 10 rows, 100 teacher tokens and 50 that train: 250 at the price 1:1:3."""
+    """A run whose step costs 100 teacher tokens and a row of 50, its prompt's 9 among them: 250 at the price 1:1:3."""
     n = range(len(accuracy))
-    row: dict[str, Any] = {"accuracy": accuracy, "step": list(n), "rows": [10 * i for i in n]}
-    row |= {"teacher": [100 * i for i in n], "trained": [50 * i for i in n], "student": [0 for _ in n]}
+    row: dict[str, Any] = {"accuracy": accuracy, "step": list(n), "rows": list(n)}
+    row |= {"teacher": [100 * i for i in n], "trained": [41 * i for i in n], "student": [0 for _ in n]}
     return row | {"estimate": [0 for _ in n], "second": [1.0 for _ in n]} | columns
 
 
@@ -30,6 +30,21 @@ def test_the_price_of_a_run_counts_its_estimates_before_anything_is_learnt() -> 
     assert curves.value_at(*paid, 400) == curves.value_at(*paid, 500) == pytest.approx(0.2)
     assert curves.value_at(*paid, 625) == pytest.approx(0.4)
     assert math.isnan(curves.value_at(*paid, 1001))
+
+
+def test_prompts_that_are_free_are_left_out_of_estimates_and_training() -> None:
+    of = {"arm": "sampler", "regime": predictions.R0, "samples": None, "refresh": None, "stages": "forward"}
+    of |= {"changes": ""}
+    taken = 8 * 512
+    paid = run([0, 1], estimate=[14 * taken] * 2, **of)
+    assert curves.cost(paid, curves.PROMPTS_FREE).tolist() == [5 * taken, 5 * taken + 100 + 3 * 41]
+    two = run([0, 1], estimate=[14 * taken / 4] * 2, **of | {"samples": 2})
+    assert curves.cost(two, curves.PROMPTS_FREE)[0] == 5 * taken / 4
+    assert curves.cost(run([0, 1], **of | {"arm": "uniform"}), curves.PROMPTS_FREE).tolist() == [0, 223]
+    assert curves.cost(run([0, 1], **of | {"arm": "oracle"}), curves.PROMPTS_FREE).tolist() == [0, 223]
+    for unknown in ({"refresh": "every"}, {"arm": "sampler, when drawn"}, {"stages": "two stages"}, {"changes": "x"}):
+        with pytest.raises(ValueError, match="samples are not known"):
+            curves.cost(run([0, 1], **of | unknown), curves.PROMPTS_FREE)
 
 
 def test_the_same_curve_is_worth_less_where_estimates_were_paid_for_it() -> None:
