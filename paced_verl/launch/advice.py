@@ -96,8 +96,8 @@ def _there(paced: PacedConfig, known: Known) -> str:
         )
     if right >= RIGHT:
         return (
-            f"{said}On small tasks pacing then helped short runs at most, and only where the teacher's tokens are much "
-            "dearer than the student's; in long runs +paced=uniform did better"
+            f"{said}On small tasks pacing then helped short runs of one task in two; in long runs +paced=uniform did "
+            "better"
         )
     both = (
         "On small tasks pacing helped where the teacher is wrong there, and so did leaving out its mistakes; where it "

@@ -28,11 +28,12 @@ POINTS = (
     but never gets to what is out of reach either: after 320 steps uniform has {r3_uniform}, the sampler {r3_sampler}.
     Uniform passes it {crossing}. Estimating again does not help as long as p̂ = 0 weighs 0 ({r3_again} from uniform
     after 320 steps); the posterior, estimated every 12 steps, ends {r3_posterior} from it, estimates not counted.""",
-    """**Estimates cost about what they bring where all tokens cost the same and nothing is wrong**: at 1 : 1 : 3 the
-    sampler with eight samples a prompt ends {r0_price} from uniform in R0 and {r3_price} in R3; where the verifier is
-    wrong (R4) it loses, {r4_price}. With a teacher that is eight times as dear, the skipped prompts pay for the
-    estimates ({r0_dear} and {r3_dear}). Where a run sees less than half of its prompts (R6), they do not: {below} at 1
-    : 1 : 3, {below_dear} at 1 : 8 : 3.""",
+    """**Estimates cost about what they bring where all tokens cost the same and nothing is wrong**: at 1 : 1 : 3 and in
+    forward KL the sampler with eight samples a prompt ends {r0_price} from uniform in R0 and {r3_price} in R3; where
+    the verifier is wrong (R4) it loses, {r4_price}. In two stages the paper's weights have {two_r0} in R0, {two_r3} in
+    R3 and {two_r4} in R4 for uniform's price. With a teacher that is eight times as dear, the skipped prompts pay for
+    the estimates ({r0_dear} and {r3_dear}). Where a run sees less than half of its prompts (R6), they do not: {below}
+    at 1 : 1 : 3, {below_dear} at 1 : 8 : 3.""",
     """**Four samples a prompt are the cheaper setting.** Over the log of the steps the sampler with K = 4 is {k4} from
     K = 8 in R3, with K = 2 {k2}; the posterior needs more, with K = 2 it is {posterior_k2} from K = 8. For what
     uniform's 48 steps cost at 1 : 1 : 3, the paper's weights with K = 4 have {four_r0} in R0, {four_r1} in R1,
@@ -57,8 +58,9 @@ IN_SHORT = (
     estimates and is no worse at equal price ({r2_correct_price} from pacing).""",
     """**The teacher is right, and the run is short**: pacing keeps what the student can do, where training on hopeless
     problems first destroys it ({r3_area} over the log of 48 steps; {r3_rates} with tuned rates). At equal price it pays
-    where the teacher's tokens are dear ({r3_dear} at 1 : 8 : 3), and not where all tokens cost the same ({r3_price} at
-    1 : 1 : 3). A second task has no such fall, and there pacing loses ({sums_r3} at step 48).""",
+    where the teacher's tokens are dear ({r3_dear} at 1 : 8 : 3); where all tokens cost the same, forward KL alone gains
+    nothing ({r3_price} at 1 : 1 : 3), and the paper's two stages do ({two_r3}). A second task has no such fall, and
+    there pacing loses ({sums_r3} at step 48).""",
     """**The teacher is right, and the run is long**: uniform weights win by far ({r3_uniform} against {r3_sampler}
     after 320 steps), since problems that weigh 0 are never learned.""",
     """**With verl's own trainer** (a wrong and a right teacher, 5 seeds) the sampler's signs agree at equal steps
@@ -108,6 +110,10 @@ def _figures(runs: Runs) -> dict[str, str]:
     def four(regime: str) -> str:
         return priced(further(runs, regime, "weights", {"samples": 4}, lambda both: by_budget(both, "price 1:1:3")))
 
+    def two_stages(regime: str) -> str:
+        stages = {"stages": "two stages"}
+        return priced(to_uniform(runs, "E5", regime, "weights", lambda both: by_budget(both, "price 1:1:3"), **stages))
+
     def four_own(regime: str) -> str:
         return priced(further(runs, regime, "weights", {"samples": 4}, lambda both: by_final(both, "price 1:1:3")))
 
@@ -150,6 +156,7 @@ def _figures(runs: Runs) -> dict[str, str]:
         "k2": samples("sampler", 2),
         "posterior_k2": samples("posterior sampler", 2),
         **{f"four_{regime[:2].lower()}": four(regime) for regime in RULED},
+        **{f"two_{regime[:2].lower()}": two_stages(regime) for regime in (R0, R3, R4)},
         "four_own_r3": four_own(R3),
         "four_own_r4": four_own(R4),
         "sums_r2": on_sums(R2),
