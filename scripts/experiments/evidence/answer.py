@@ -44,7 +44,7 @@ POINTS = (
     and {sums_r3} in R3, and at 1 : 1 : 3 {sums_r0_price} and {sums_r3_price}.""",
     """**verl's own trainer has the sampler's signs, and less of their size, at equal steps**: {verl_sampler_r2} over
     the log of the steps in R2, {verl_sampler_r3} in R3; with the posterior {verl_posterior_r2} and {verl_posterior_r3}.
-    (Adjusted for eight comparisons only the first is settled.) **At equal tokens the sampler loses there**, training
+    (Adjusted for all comparisons together, only the first is settled.) **At equal tokens the sampler loses there**, training
     tokens not counted: {verl_sampler_r2_tokens} and {verl_sampler_r3_tokens}; with the posterior
     {verl_posterior_r2_tokens} and {verl_posterior_r3_tokens}. Leaving out the teacher's wrong responses, which needs no
     estimates, has {verl_correct_r2} at equal steps in R2, and {verl_correct_r2_tokens} at equal tokens.""",
