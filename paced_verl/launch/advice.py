@@ -76,23 +76,19 @@ def recommend(paced: PacedConfig, known: Known) -> Iterator[str]:
     if known.hopeless >= MANY and weight.estimate == "empirical" and weight.can_be_zero and not weight.teacher:
         yield (
             f"{known.hopeless:.0%} of the prompts are hopeless (p < .2), and those of p = 0 train nothing. "
-            f"{_there(paced, known)} (docs/experiments.md)"
+            f"{_there(known)} (docs/experiments.md)"
         )
 
 
-def _there(paced: PacedConfig, known: Known) -> str:
+def _there(known: Known) -> str:
     """What follows where many prompts are hopeless, by whether the teacher is right there."""
     right, judged = known.right
     said = f"The teacher is right at {right:.0%} of the {judged:,} of them where its response was judged. "
-    if right < WRONG and paced.targets.keep == "correct":
-        return (
-            f"{said}Its mistakes are left out already (paced.targets.keep=correct), which on small tasks does as much"
-        )
     if right < WRONG:
         return (
-            f"{said}On small tasks leaving out a teacher's mistakes was worth as much as pacing, and needs no "
-            "estimates: paced.targets.keep=correct in a stage on its responses, paced.weight.teacher=gate on the "
-            "student's"
+            f"{said}On small tasks leaving out a teacher's mistakes was worth as much as pacing: "
+            "paced.targets.keep=correct in a stage on its responses, where that needs no estimates, and "
+            "paced.weight.teacher=gate on the student's, where what the first has kept out comes back"
         )
     if right >= RIGHT:
         return (

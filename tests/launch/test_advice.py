@@ -56,8 +56,6 @@ def test_where_the_teacher_is_wrong_at_them_its_mistakes_are_to_be_left_out() ->
     assert "right at 22% of the 45 of them" in text
     assert "paced.targets.keep=correct" in text
     assert "+paced=uniform" not in text
-    text = told(0.5, {"judged": judged(range(100), right=10)}, targets={"keep": "correct"})
-    assert "left out already" in text
 
 
 def test_where_it_is_right_at_them_a_long_run_is_to_be_uniform() -> None:

@@ -20,8 +20,10 @@ POINTS = (
     helps as much for less.** In R2 the sampler ends 48 steps {r2_final} ahead of uniform, at one learning rate for
     both; with each at its own best rate {r2_rates}. Leaving out the teacher's wrong responses, which needs no
     estimates, is {r2_correct} from the sampler over the log of the steps, {r2_correct_final} at the end, and at equal
-    price (1 : 1 : 3) {r2_correct_price}; on the second task {sums_correct} at the end. Under reverse KL there is no
-    such filter, and gating by the teacher's own pass rates is {r2_gate} from the sampler.""",
+    price (1 : 1 : 3) {r2_correct_price}; on the second task {sums_correct} at the end. That is so where its responses
+    train. Under reverse KL there is no such filter, and gating by the teacher's own pass rates is {r2_gate} from the
+    sampler; in two stages the filter reaches the first one alone and ends {two_correct} from uniform, the sampler
+    {two_sampler}.""",
     """**With a right teacher it can win a short run, and loses the long one.** On the first task uniform training on
     hopeless prompts first destroys what the student could do: in R3 its accuracy falls from {r3_start} to {r3_dip} in
     three steps. Pacing has no such dip ({r3_area} over the log of 48 steps; {r3_rates} with each at its own best rate),
@@ -44,8 +46,8 @@ POINTS = (
     and {sums_r3} in R3, and at 1 : 1 : 3 {sums_r0_price} and {sums_r3_price}.""",
     """**verl's own trainer has the sampler's signs, and less of their size, at equal steps**: {verl_sampler_r2} over
     the log of the steps in R2, {verl_sampler_r3} in R3; with the posterior {verl_posterior_r2} and {verl_posterior_r3}.
-    (Adjusted for all comparisons together, only the first is settled.) **At equal tokens the sampler loses there**, training
-    tokens not counted: {verl_sampler_r2_tokens} and {verl_sampler_r3_tokens}; with the posterior
+    (Adjusted for all comparisons together, only the first is settled.) **At equal tokens the sampler loses there**,
+    training tokens not counted: {verl_sampler_r2_tokens} and {verl_sampler_r3_tokens}; with the posterior
     {verl_posterior_r2_tokens} and {verl_posterior_r3_tokens}. Leaving out the teacher's wrong responses, which needs no
     estimates, has {verl_correct_r2} at equal steps in R2, and {verl_correct_r2_tokens} at equal tokens.""",
     """**The default**: where a teacher's token costs eight of the student's, the rule chooses {chosen}, in forward KL;
@@ -54,8 +56,9 @@ POINTS = (
 )
 IN_SHORT = (
     """**The teacher is wrong at what the student cannot do**: pacing helps ({r2_final} accuracy after 48 steps;
-    {r2_rates} with the learning rate tuned for each), and so does leaving out the teacher's mistakes, which needs no
-    estimates and is no worse at equal price ({r2_correct_price} from pacing).""",
+    {r2_rates} with the learning rate tuned for each), and so does leaving out the teacher's mistakes where its
+    responses train, which needs no estimates and is no worse at equal price ({r2_correct_price} from pacing). A second
+    stage on the student's own undoes that: there the filter ends {two_correct} from uniform, pacing {two_sampler}.""",
     """**The teacher is right, and the run is short**: pacing keeps what the student can do, where training on hopeless
     problems first destroys it ({r3_area} over the log of 48 steps; {r3_rates} with tuned rates). At equal price it pays
     where the teacher's tokens are dear ({r3_dear} at 1 : 8 : 3); where all tokens cost the same, forward KL alone gains
@@ -156,6 +159,8 @@ def _figures(runs: Runs) -> dict[str, str]:
         "k2": samples("sampler", 2),
         "posterior_k2": samples("posterior sampler", 2),
         **{f"four_{regime[:2].lower()}": four(regime) for regime in RULED},
+        "two_correct": final(R2, "teacher correct", part="E5", stages="two stages"),
+        "two_sampler": final(R2, "sampler", part="E5", stages="two stages"),
         **{f"two_{regime[:2].lower()}": two_stages(regime) for regime in (R0, R3, R4)},
         "four_own_r3": four_own(R3),
         "four_own_r4": four_own(R4),

@@ -66,12 +66,13 @@ def _ranking(candidates: Sequence[defaults.Candidate], axis: str) -> str:
 
 def _choice(found: dict[str, list[defaults.Candidate]], candidates: list[defaults.Candidate], axis: str) -> str:
     none = [at for at, ones in found.items() if defaults.chosen(ones) is None]
-    said = [f"At {at} no arm is non-inferior in {_list_of(defaults.NOTHING_TO_GAIN)}." for at in none]
+    said = [f"An arm passes that is non-inferior in {_list_of(defaults.NOTHING_TO_GAIN)}."]
+    said += [f"At {at} none does." for at in none]
     best, first = defaults.chosen(candidates), defaults.as_good(candidates)
     if best is not None:
         others = [one for one in candidates if one.harmless and one not in first]
         said.append(
-            f"At {axis} {sum(one.harmless for one in candidates)} of {len(candidates)} are non-inferior there. The "
+            f"At {axis} arms that pass there: {sum(one.harmless for one in candidates)} of {len(candidates)}. The "
             f"best mean is that of *{first[0].arm}*, {shown(first[0].mean)}; not told from it: "
             + (", ".join(f"*{one.arm}* ({_behind(first[0], one)})" for one in first[1:]) or "none")
             + f". The simplest of these is **{best.arm}**."
