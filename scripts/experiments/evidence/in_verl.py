@@ -29,7 +29,6 @@ STEPS = 48
 COMPARED = {
     range(100, 105): ("uniform", "weights, zeros drawn", "sampler"),
     range(105, 110): ("uniform", "teacher correct", "posterior sampler"),
-    range(110, 115): ("uniform", "weights"),
 }
 """Arms by their seeds."""
 _QUICKSTART = tiny_models.PRESETS["two_stage", "full"]
