@@ -44,14 +44,14 @@ class Known:
         return float("nan") if self.table is None else float(self.table.summary()["low"])
 
     @property
-    def right(self) -> tuple[float, int]:
-        """Share of right teacher responses at hopeless prompts, and of how many prompts; NaN where these are few."""
+    def right(self) -> tuple[float, int] | None:
+        """Share of right teacher responses at hopeless prompts, and of how many prompts; ``None`` of too few."""
         if self.table is None or self.judged is None:
-            return float("nan"), 0
+            return None
         hopeless = np.isin(self.judged.prompts, np.flatnonzero(self.table.rates() < LOW))
         n = int(hopeless.sum())
         if n < JUDGED:
-            return float("nan"), n
+            return None
         return float(self.judged.correct[hopeless].sum() / self.judged.tries[hopeless].sum()), n
 
 
@@ -82,7 +82,14 @@ def recommend(paced: PacedConfig, known: Known) -> Iterator[str]:
 
 def _there(known: Known) -> str:
     """What follows where many prompts are hopeless, by whether the teacher is right there."""
-    right, judged = known.right
+    both = (
+        "On small tasks pacing helped where the teacher is wrong there, and so did leaving out its mistakes; where it "
+        "is right and the run long, +paced=uniform did better"
+    )
+    told = known.right
+    if told is None:
+        return f"{both}. `paced-verl targets` with paced.targets.keep=correct says how often it is right"
+    right, judged = told
     said = f"The teacher is right at {right:.0%} of the {judged:,} of them where its response was judged. "
     if right < WRONG:
         return (
@@ -95,10 +102,4 @@ def _there(known: Known) -> str:
             f"{said}On small tasks pacing then helped short runs of one task in two; in long runs +paced=uniform did "
             "better"
         )
-    both = (
-        "On small tasks pacing helped where the teacher is wrong there, and so did leaving out its mistakes; where it "
-        "is right and the run long, +paced=uniform did better"
-    )
-    if judged >= JUDGED:
-        return said + both
-    return f"{both}. `paced-verl targets` with paced.targets.keep=correct says how often it is right"
+    return said + both

@@ -2,7 +2,7 @@
 
 All arms of a regime and a seed are read at one price, what uniform's planned steps cost there: read each at the end of
 its own curve, an arm would be compared with a uniform run that is the shorter, the cheaper the arm is. The rule was
-first written so, and changed when its results were known; :data:`BY_ENDS` is what it said.
+first written so, by :func:`~scripts.experiments.evidence.contrasts.by_final`, and changed when its results were known.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from scripts.experiments.evidence.arms import ARMS
 from scripts.experiments.evidence.cells import FEWER, SHORT
-from scripts.experiments.evidence.contrasts import Run, Runs, by_budget, by_final, pairs, pick
+from scripts.experiments.evidence.contrasts import Run, Runs, by_budget, pairs, pick
 from scripts.experiments.evidence.predictions import R0, R1, R2, R3, R4, R5
 from scripts.experiments.evidence.stats import Difference, difference, non_inferior
 
@@ -76,13 +76,11 @@ class Candidate:
         return Difference(np.mean([found.gaps for found in self.gain.values()], axis=0))
 
 
-Compared = Callable[[list[tuple[Run, Run]], str], Difference]
-BY_ENDS: Compared = by_final
-"""The rule as it was first written: each pair at the cost where the cheaper of the two ends."""
-
-
 def ranked(
-    runs: Runs, axis: str = DECIDES, candidates: Sequence[Choice] = CANDIDATES, compared: Compared = by_budget
+    runs: Runs,
+    axis: str = DECIDES,
+    candidates: Sequence[Choice] = CANDIDATES,
+    compared: Callable[[list[tuple[Run, Run]], str], Difference] = by_budget,
 ) -> list[Candidate]:
     """Those that do no harm first, then by their mean gain."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from scripts.experiments.evidence import defaults
-from scripts.experiments.evidence.contrasts import Runs
+from scripts.experiments.evidence.contrasts import Runs, by_final
 from scripts.experiments.evidence.curves import PROMPTS_FREE
 from scripts.experiments.evidence.shown import priced, short, shown
 from scripts.experiments.evidence.stats import difference
@@ -15,24 +15,23 @@ from scripts.experiments.page import lines, wrapped
 def block(runs: Runs) -> str:
     """The rule at both ratios, and what it chooses."""
     found = {axis: defaults.ranked(runs, axis) for axis in reversed(defaults.RATIOS)}
-    return _told(found, found[defaults.DECIDES], defaults.DECIDES)
+    return _told(found, defaults.DECIDES)
 
 
 def prompts_free(runs: Runs) -> str:
     """The rule where reading prompts costs the student nothing, of arms whose samples are known."""
-    found = defaults.ranked(runs, PROMPTS_FREE, defaults.ONCE)
-    return _told({PROMPTS_FREE: found}, found, PROMPTS_FREE)
+    return _told({PROMPTS_FREE: defaults.ranked(runs, PROMPTS_FREE, defaults.ONCE)}, PROMPTS_FREE)
 
 
 def in_two_stages(runs: Runs) -> str:
     """The rule asked of forward KL and then reverse KL, at both ratios."""
     found = {axis: defaults.ranked(runs, axis, defaults.IN_TWO_STAGES) for axis in reversed(defaults.RATIOS)}
-    return _told(found, found[defaults.DECIDES], defaults.DECIDES)
+    return _told(found, defaults.DECIDES)
 
 
 def as_first_written(runs: Runs) -> str:
-    """What the rule said before all arms were read at one price."""
-    best = defaults.ranked(runs, candidates=defaults.OF_THE_MAP, compared=defaults.BY_ENDS)[0]
+    """What the rule said when each pair was read where the cheaper of the two ends."""
+    best = defaults.ranked(runs, candidates=defaults.OF_THE_MAP, compared=by_final)[0]
     harm = ", ".join(f"{shown(gap)} in {short(regime)}" for regime, gap in best.harm.items())
     return wrapped(
         f"As it was first written, the rule chooses *{best.arm}* at {defaults.DECIDES}: {harm}; {shown(best.mean)} in "
@@ -40,8 +39,9 @@ def as_first_written(runs: Runs) -> str:
     )
 
 
-def _told(found: dict[str, list[defaults.Candidate]], candidates: list[defaults.Candidate], axis: str) -> str:
-    return "\n\n".join([*(_ranking(ones, at) for at, ones in found.items()), _choice(found, candidates, axis)])
+def _told(found: dict[str, list[defaults.Candidate]], decides: str) -> str:
+    """Candidates by the price at which they were ranked, and the choice at one of these."""
+    return "\n\n".join([*(_ranking(ones, at) for at, ones in found.items()), _choice(found, decides)])
 
 
 def _ranking(candidates: Sequence[defaults.Candidate], axis: str) -> str:
@@ -64,7 +64,8 @@ def _ranking(candidates: Sequence[defaults.Candidate], axis: str) -> str:
     return said
 
 
-def _choice(found: dict[str, list[defaults.Candidate]], candidates: list[defaults.Candidate], axis: str) -> str:
+def _choice(found: dict[str, list[defaults.Candidate]], decides: str) -> str:
+    candidates = found[decides]
     none = [at for at, ones in found.items() if defaults.chosen(ones) is None]
     said = [f"An arm passes that is non-inferior in {_list_of(defaults.NOTHING_TO_GAIN)}."]
     said += [f"At {at} none does." for at in none]
@@ -72,7 +73,7 @@ def _choice(found: dict[str, list[defaults.Candidate]], candidates: list[default
     if best is not None:
         others = [one for one in candidates if one.harmless and one not in first]
         said.append(
-            f"At {axis} arms that pass there: {sum(one.harmless for one in candidates)} of {len(candidates)}. The "
+            f"At {decides} arms that pass there: {sum(one.harmless for one in candidates)} of {len(candidates)}. The "
             f"best mean is that of *{first[0].arm}*, {shown(first[0].mean)}; not told from it: "
             + (", ".join(f"*{one.arm}* ({_behind(first[0], one)})" for one in first[1:]) or "none")
             + f". The simplest of these is **{best.arm}**."

@@ -423,14 +423,8 @@ def _order(runs: Runs) -> str:
 
 
 def _families(runs: Runs) -> str:
-    measures: dict[str, Measure] = {
-        "averaged over the run": lambda both: by_area(both, "step"),
-        "at step 48": by_final,
-        "at equal price, 1 : 1 : 3": lambda both: by_final(both, "price 1:1:3"),
-        "at equal price, 1 : 8 : 3": lambda both: by_final(both, "price 1:8:3"),
-    }
     parts = []
-    for words, measure in measures.items():
+    for words, measure in MEASURES.items():
         table = [
             [arm, *(priced(to_uniform(runs, "E6", r, arm, measure, family="sums")) for r in ORDERED)]
             for arm in SHORT[1:]
